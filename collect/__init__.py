@@ -1,0 +1,1 @@
+"""Everything that touches the machine: preflight, probes, drain, clock, stream, calibration."""

@@ -1,0 +1,1 @@
+"""Frames in, figures out: the offline HTML report."""

@@ -1,0 +1,5 @@
+"""``python -m iretrace``."""
+
+from iretrace.cli import main
+
+main()

@@ -1,0 +1,76 @@
+"""The command line: finds the verb, and is the one place that turns errors into exit codes.
+
+Exit status: 0 fine, 1 the check found something, 2 it could not be done.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from iretrace import __version__
+from iretrace.errors import EXIT_FAILED, EXIT_OK, IretraceError
+from iretrace.verbs import VERBS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_VERBS = {verb.name: verb for verb in VERBS}
+
+
+class _LazyGroup(click.Group):
+    """A group whose sub-commands are imported when they run, and listed without being imported."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _VERBS:
+            return None
+        command: click.Command = importlib.import_module(_VERBS[cmd_name].module).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Verbs"):
+            formatter.write_dl([(verb.name, verb.help) for verb in VERBS])
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Start with: sudo iretrace collect -d 10, then: iretrace replay, iretrace report.",
+)
+@click.version_option(__version__, prog_name="iretrace", message="%(prog)s %(version)s (trace schema 1)")
+def iretrace() -> None:
+    """What do returns from traps cost, which of them could be cheaper, and would it be safe?"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    try:
+        status = iretrace.main(arguments, prog_name="iretrace", standalone_mode=False)
+        sys.stdout.flush()
+    except IretraceError as error:
+        _fail(str(error))
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        hint = f"; see: {context.command_path} --help" if context is not None else ""
+        _fail(" ".join(error.format_message().split()) + hint)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted")
+    except BrokenPipeError:
+        # The reader went away (| head): not an error of ours; keep the interpreter from saying so at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_OK)
+    except MemoryError:
+        _fail("out of memory")
+    sys.exit(status if isinstance(status, int) else EXIT_OK)
+
+
+def _fail(message: str) -> None:
+    print(f"iretrace: {message}", file=sys.stderr)  # noqa: T201 - the terminal is owned here
+    sys.exit(EXIT_FAILED)

@@ -1,0 +1,102 @@
+"""The one list of ways in which a trace can be incomplete.
+
+A loss that is not in this list cannot be recorded; a recorded loss is shown by every report.
+The footer stores ``(cause, cpu, count)``; everything else about a cause is here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Severity = Literal["events", "detail", "info"]
+Stage = Literal["record", "write", "import"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossCause:
+    """One way to lose data.
+
+    Attributes:
+        name: stable identifier, as stored in footers.
+        severity: ``events`` traps are missing; ``detail`` a trap is there but a field is not;
+            ``info`` counted for honesty, nothing is missing.
+        stage: where it happens.
+        doc: what it means, one sentence.
+        remedy: what to do about it.
+    """
+
+    name: str
+    severity: Severity
+    stage: Stage
+    doc: str
+    remedy: str
+
+
+CAUSES: Final[tuple[LossCause, ...]] = (
+    LossCause(
+        name="ring-full",
+        severity="events",
+        stage="record",
+        doc="The ring buffer of this CPU had no room: events came faster than they were drained.",
+        remedy="collect with a larger --buffer",
+    ),
+    LossCause(
+        name="nmi-ring-busy",
+        severity="events",
+        stage="record",
+        doc="An NMI could not reserve a slot in the NMI ring (full, or its lock was held on this CPU).",
+        remedy="collect with a larger --buffer; if it persists, report it",
+    ),
+    LossCause(
+        name="tsc-unreadable",
+        severity="events",
+        stage="record",
+        doc="The msr/tsc counter could not be read in the probe (the CPU came online after the start).",
+        remedy="do not take CPUs on- or offline during a run",
+    ),
+    LossCause(
+        name="probe-skipped",
+        severity="events",
+        stage="record",
+        doc="The kernel skipped a probe because it interrupted itself (the program's recursion_misses).",
+        remedy="none known: the trap was taken inside the probe itself",
+    ),
+    LossCause(
+        name="frame-unread",
+        severity="detail",
+        stage="record",
+        doc="The interrupted frame was not found: the event is there without cs, ip, flags and sp.",
+        remedy="iretrace doctor lists how each class finds its frame",
+    ),
+    LossCause(
+        name="target-unknown",
+        severity="detail",
+        stage="record",
+        doc="Neither frame nor kernel stack told whether the trap came from the kernel or from user mode.",
+        remedy="iretrace doctor lists how each class finds its frame",
+    ),
+    LossCause(
+        name="disk-full",
+        severity="events",
+        stage="write",
+        doc="The target's file system was full: events drained after that were counted and dropped.",
+        remedy="free space or choose another -o",
+    ),
+    LossCause(
+        name="killed",
+        severity="events",
+        stage="write",
+        doc="The collector died; events after the last flush are missing (their number is not known; count is 0).",
+        remedy="run it again",
+    ),
+    LossCause(
+        name="stream-cut",
+        severity="events",
+        stage="import",
+        doc="The partial stream ended inside a batch; that batch was dropped.",
+        remedy="none: what was complete was kept",
+    ),
+)
+
+BY_NAME: Final[dict[str, LossCause]] = {cause.name: cause for cause in CAUSES}

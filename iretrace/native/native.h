@@ -1,0 +1,12 @@
+/* The compiled part: one extension module, iretrace._native, whose functions live beside their topic. */
+#ifndef IRETRACE_NATIVE_H
+#define IRETRACE_NATIVE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+extern PyMethodDef iretrace_tsc_methods[];     /* collect/tsc.c */
+extern PyMethodDef iretrace_returns_methods[]; /* collect/returns.c */
+extern PyMethodDef iretrace_engine_methods[];  /* replay/engine.c */
+
+#endif

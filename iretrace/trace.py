@@ -1,0 +1,231 @@
+"""Reading and writing traces: Parquet, events sorted by TSC, in row groups of bounded size.
+
+Reading never holds more than a row group; files are untrusted, and what is wrong is told in one line.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from iretrace import footer as footers
+from iretrace.errors import Damaged, InputError, NotATrace
+from iretrace.schema import EVENT_COLUMNS, EVENT_SCHEMA, FOOTER_KEY, PHASES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+STREAM_MAGIC: Final = b"\xff\xff\xff\xff"
+"""First bytes of an Arrow IPC stream, which is what a run writes while it collects."""
+
+ROW_GROUP_EVENTS: Final = 1 << 18
+MAX_ROW_GROUP_EVENTS: Final = 1 << 24
+"""A reader refuses larger row groups: memory must stay bounded whatever the file says."""
+
+_BYTES_PER_EVENT: Final = 96
+_TYPES: Final = {column.name: column for column in EVENT_COLUMNS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """An opened trace.
+
+    Attributes:
+        path: where it lies.
+        footer: what is known of how it was recorded.
+        n_events: number of events, by the file.
+    """
+
+    path: Path
+    footer: footers.Footer
+    n_events: int
+    _n_row_groups: int
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield the named columns, a row group (or less) at a time, in the file's order.
+
+        Columns have the types of :data:`iretrace.schema.EVENT_SCHEMA`; values were checked: ``phase`` is one of
+        :data:`iretrace.schema.PHASES`, ``tsc`` never falls.
+
+        Raises:
+            Damaged: a row group cannot be read or holds values out of range.
+        """
+        try:
+            with pq.ParquetFile(self.path, memory_map=True) as file:
+                last = 0
+                for index in range(self._n_row_groups):
+                    table = file.read_row_group(index, columns=list(columns))
+                    for batch in table.combine_chunks().to_batches():
+                        if batch.num_rows:
+                            last = _check(batch, last, str(self.path))
+                            yield batch
+        except (pa.ArrowException, OSError) as error:
+            raise Damaged(
+                self.path, f"row group could not be read ({_short(error)})", expected="an intact trace", remedy=RECORD
+            ) from None
+
+
+RECORD: Final = "record it again, or salvage a partial file with: iretrace import FILE.partial -o NEW"
+
+
+def open_trace(path: str | Path) -> Trace:
+    """Open a trace and check everything that can be checked without reading the events.
+
+    Raises:
+        InputError: no such file, not a trace, too new, truncated, empty, or columns that are off.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(path, "there is no such file", remedy="record one with: sudo iretrace collect -d 10")
+    if path.is_dir():
+        raise InputError(path, "is a directory", expected="a trace file")
+    _check_magic(path)
+    try:
+        with pq.ParquetFile(path, memory_map=True) as file:
+            metadata = file.metadata
+            schema = file.schema_arrow
+            raw = (metadata.metadata or {}).get(FOOTER_KEY)
+            sizes = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+            largest = max((group.num_rows for group in sizes), default=0)
+            widest = max((group.total_byte_size for group in sizes), default=0)
+            n_events, n_groups = metadata.num_rows, metadata.num_row_groups
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise Damaged(
+            path, f"the Parquet footer cannot be read ({_short(error)})", expected="an intact file", remedy=RECORD
+        ) from None
+    if raw is None:
+        raise NotATrace(
+            path,
+            "Parquet, but without iretrace's footer",
+            expected=f"the key {FOOTER_KEY.decode()!r} in the file's metadata",
+            remedy="for a table of events: iretrace import --format csv",
+        )
+    footer = footers.decode(raw, str(path))
+    _check_columns(path, schema)
+    if n_events == 0:
+        raise Damaged(path, "the trace holds no events", expected="at least one", remedy="iretrace doctor")
+    if largest > MAX_ROW_GROUP_EVENTS or widest > MAX_ROW_GROUP_EVENTS * _BYTES_PER_EVENT:
+        raise Damaged(path, f"a row group holds {largest} events", expected=f"at most {MAX_ROW_GROUP_EVENTS}")
+    return Trace(path=path, footer=footer, n_events=n_events, _n_row_groups=n_groups)
+
+
+def _check_magic(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+            file.seek(0, 2)
+            size = file.tell()
+            file.seek(max(0, size - 4))
+            tail = file.read(4)
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})", expected="a readable file") from None
+    if head.startswith(STREAM_MAGIC):
+        raise NotATrace(
+            path,
+            "the partial stream of a run that did not finish",
+            expected="a finished trace",
+            remedy=f"salvage it with: iretrace import {path} -o NEW.parquet",
+        )
+    if head[:4] != b"PAR1":
+        what = "empty" if size == 0 else f"begins with {head[:4]!r}"
+        raise NotATrace(path, what, expected="a Parquet file (PAR1)", remedy="iretrace import --help")
+    if tail != b"PAR1" or size < 12:
+        raise Damaged(path, f"truncated after {size} bytes", expected="PAR1 at the end", remedy=RECORD)
+
+
+def _check_columns(path: Path, schema: pa.Schema) -> None:
+    for column in EVENT_COLUMNS:
+        if column.name not in schema.names:
+            raise Damaged(path, f"column {column.name!r} is missing", expected=", ".join(c.name for c in EVENT_COLUMNS))
+        found = schema.field(column.name).type
+        text = pa.types.is_dictionary(found) and pa.types.is_string(found.value_type)
+        if found != column.type and not (text and pa.types.is_dictionary(column.type)):
+            raise Damaged(path, f"column {column.name!r} is {found}", expected=str(column.type))
+
+
+def _check(batch: pa.RecordBatch, last: int, where: str) -> int:
+    """Check a batch's values; return its last TSC."""
+    names = batch.schema.names
+    for name in names:
+        column = batch.column(name)
+        if column.null_count and not _TYPES[name].nullable:
+            raise Damaged(where, f"column {name!r} holds nulls", expected="a value in every row")
+    if "phase" in names:
+        strange = set(batch.column("phase").dictionary.to_pylist()) - set(PHASES)
+        if strange:
+            raise Damaged(where, f"phase {min(map(str, strange))!r}", expected="entry or exit")
+    if "tsc" not in names:
+        return last
+    tsc = batch.column("tsc")
+    first, end = tsc[0].as_py(), tsc[len(tsc) - 1].as_py()
+    falls = len(tsc) > 1 and pc.any(pc.less(tsc[1:], tsc[:-1])).as_py()
+    if first < last or falls:
+        raise Damaged(where, "the tsc column falls", expected="events sorted by TSC", remedy="iretrace import sorts")
+    return int(end)
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+class TraceWriter:
+    """Writes sorted events as a trace; the footer is given at the end.
+
+    Use :func:`writing`. Batches must have :data:`~iretrace.schema.EVENT_SCHEMA` and come in TSC order.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._writer = pq.ParquetWriter(
+            path,
+            EVENT_SCHEMA,
+            compression="zstd",
+            use_dictionary=[c.name for c in EVENT_COLUMNS if c.name != "tsc"],
+            column_encoding={"tsc": "DELTA_BINARY_PACKED"},
+        )
+        self._held: list[pa.RecordBatch] = []
+        self._held_events = 0
+        self.n_events = 0
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append a batch."""
+        self._held.append(batch)
+        self._held_events += batch.num_rows
+        self.n_events += batch.num_rows
+        if self._held_events >= ROW_GROUP_EVENTS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._held_events:
+            table = pa.Table.from_batches(self._held, EVENT_SCHEMA)
+            self._writer.write_table(table, row_group_size=ROW_GROUP_EVENTS)
+        self._held, self._held_events = [], 0
+
+    def finish(self, footer: footers.Footer) -> None:
+        """Write what is held and the footer."""
+        self._flush()
+        self._writer.add_key_value_metadata({FOOTER_KEY.decode(): footer.to_json().decode()})
+        self._writer.close()
+
+    def abandon(self) -> None:
+        """Close without a footer, after a failure."""
+        self._writer.close()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[TraceWriter]:
+    """A :class:`TraceWriter` on ``path`` that is closed whatever happens."""
+    writer = TraceWriter(path)
+    try:
+        yield writer
+    except BaseException:
+        try:
+            writer.abandon()
+        except (OSError, pa.ArrowException):
+            pass  # the first error matters; the file is discarded by its owner
+        raise

@@ -1,0 +1,30 @@
+"""The one list of verbs: name, module under :mod:`iretrace.commands`, one line of help.
+
+The module is imported only when its verb runs, so that ``iretrace --help`` stays quick.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Verb(NamedTuple):
+    """A sub-command of ``iretrace``; its module defines a click command called ``command``."""
+
+    name: str
+    help: str
+
+    @property
+    def module(self) -> str:
+        """Module that implements the verb (``import`` is a keyword, hence the prefix)."""
+        return f"iretrace.commands.{self.name}_"
+
+
+VERBS: Final = (
+    Verb("doctor", "What this machine can and cannot record, and what would mend it."),
+    Verb("collect", "Record trap entries and exits of this machine into a trace (root)."),
+    Verb("calibrate", "Time IRET against the RET paths on this CPU."),
+    Verb("import", "Make a trace of a CSV table, or of the partial file of a killed run."),
+    Verb("replay", "Put a trace through the algorithm: RET or IRET for every return."),
+    Verb("report", "Show a trace's predictions as one offline HTML file."),
+)

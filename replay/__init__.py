@@ -1,0 +1,1 @@
+"""Pairing, policies, decisions, hazards and costs: pure, without root, BCC or a kernel."""

@@ -1,0 +1,74 @@
+"""Packages and the one compiled part.
+
+This file is the only owner of the map from directory to package: ``collect/`` is imported as
+``iretrace.collect`` and so on. The committed links ``iretrace/collect -> ../collect`` make an
+uninstalled checkout, mypy and pytest see the same tree; ``tests/test_layout.py`` holds the two together.
+"""
+
+import platform
+import sys
+
+from setuptools import Extension, setup
+
+PACKAGE_DIRS = {
+    "iretrace": "iretrace",
+    "iretrace.commands": "iretrace/commands",
+    "iretrace.bpf": "bpf",
+    "iretrace.collect": "collect",
+    "iretrace.replay": "replay",
+    "iretrace.analysis": "analysis",
+    "iretrace.dashboards": "dashboards",
+}
+
+INSTALL_REQUIRES = [
+    "click>=8.2,<9",
+    "msgspec>=0.19,<1",
+    "numpy>=2.0,<3",
+    "pandas>=2.3,<4",
+    "plotly>=6,<8",
+    "pyarrow>=21",
+    "pyperf>=2.9,<3",
+    "rich>=14,<16",
+]
+
+EXTRAS = {
+    "dev": [
+        "hypothesis>=6.130",
+        "mypy>=1.16",
+        "pandas-stubs>=2.3",
+        "playwright>=1.50",
+        "pytest>=8.4",
+        "ruff>=0.12",
+    ],
+}
+
+NATIVE = Extension(
+    "iretrace._native",
+    sources=[
+        "iretrace/native/module.c",
+        "collect/tsc.c",
+        "collect/returns.c",
+        "replay/engine.c",
+    ],
+    depends=["iretrace/native/native.h", "replay/arrow_abi.h"],
+    include_dirs=["iretrace/native"],
+    define_macros=[("Py_LIMITED_API", "0x030b0000")],
+    py_limited_api=True,
+    extra_compile_args=["-O3", "-std=c11", "-Wall", "-Wextra", "-Wno-missing-field-initializers"]
+    if sys.platform != "win32" and platform.python_implementation() == "CPython"
+    else [],
+)
+
+setup(
+    packages=list(PACKAGE_DIRS),
+    package_dir=PACKAGE_DIRS,
+    package_data={
+        "iretrace": ["py.typed"],
+        "iretrace.bpf": ["*.c", "*.h", "stub/**/*.h"],
+        "iretrace.replay": ["*.toml"],
+    },
+    ext_modules=[NATIVE],
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS,
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)
