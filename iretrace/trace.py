@@ -5,7 +5,7 @@ Reading never holds more than a row group; files are untrusted, and what is wron
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -224,8 +224,7 @@ def writing(path: Path) -> Iterator[TraceWriter]:
     try:
         yield writer
     except BaseException:
-        try:
+        # The first error matters; the file is discarded by its owner.
+        with suppress(OSError, pa.ArrowException):
             writer.abandon()
-        except (OSError, pa.ArrowException):
-            pass  # the first error matters; the file is discarded by its owner
         raise
