@@ -3,16 +3,14 @@ def rdtsc() -> int: ...
 def bracket_read(fd: int, /) -> tuple[int, int, int, int]: ...
 def bracket_clocks() -> tuple[int, int, int, int]: ...
 
-# From replay/engine.c. An engine is a capsule.
+# From replay/engine_module.c. An engine is a capsule.
 def engine_new(
     kernel_cs: int,
     lossy: bool,
     exitless: bytes,
     nmi_text: bytes,
     effects: bytes,
-    counts: object,
-    first_tsc: object,
-    first_cpu: object,
+    cells: object,
     /,
 ) -> object: ...
 def engine_feed(
