@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iretrace.collect.calibrate import PATHS
 from iretrace.footer import Calibration, Cost, Cpu, Footer
 from iretrace.replay import costs
 
@@ -235,3 +237,16 @@ def test_importing_costs_is_light() -> None:
         "assert 'iretrace._native' not in sys.modules; assert 'tomllib' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_documentation_holds_every_path_mitigation_and_reference() -> None:
+    """docs/costs.md is where people look them up; a row added to the table is to be added there."""
+    text = (Path(__file__).parent.parent / "docs" / "costs.md").read_text(encoding="utf-8")
+    for path in PATHS:
+        assert f"`{path.name}`" in text
+    for mitigation in costs.MITIGATIONS:
+        assert f"`{mitigation.file}`" in text
+        assert f"`{mitigation.marker}`" in text
+    for row in costs.references():
+        models = " ".join(map(str, row.models))
+        assert f"| {row.cpu} | {row.family}, {models} | `{row.path}` | {row.cycles:g} |" in text
