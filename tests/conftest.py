@@ -10,6 +10,9 @@ from typing import Final
 
 import pytest
 
+from iretrace.collect import preflight
+from iretrace.errors import MachineError
+
 ROOT: Final = Path(__file__).resolve().parent.parent
 REQUIRED: Final = os.environ.get("IRETRACE_KERNEL_TESTS") == "1"
 
@@ -26,9 +29,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _cannot_record() -> str:
-    from iretrace.collect import preflight
-    from iretrace.errors import MachineError
-
     try:
         preflight.require()
     except MachineError as error:
@@ -49,6 +49,7 @@ class CompileWorkload:
         self._directory = directory
 
     def __call__(self, name: str) -> Path:
+        """The program of that name."""
         program = self._directory / name
         if not program.exists():
             source = ROOT / "tests" / "workloads" / f"{name}.c"

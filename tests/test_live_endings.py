@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -210,4 +209,4 @@ def test_without_privilege_doctor_and_collect_say_so(run_iretrace: RunIretrace, 
         assert done.returncode == 2, done.stderr
         assert "sudo" in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
