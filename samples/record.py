@@ -14,8 +14,9 @@ HERE = Path(__file__).resolve().parent
 
 def main() -> None:
     """Record ``samples/mixed.parquet``."""
-    collect = [sys.executable, "-m", "iretrace", "collect", "--force", "-o", str(HERE / "mixed.parquet"), "-d", "4"]
-    collect += ["--tag", "workload=samples/workload.py", "--", sys.executable, "samples/workload.py", "60"]
+    # The trace keeps the command as given, so it names no directory of this machine.
+    collect = [sys.executable, "-m", "iretrace", "collect", "--force", "-o", "samples/mixed.parquet", "-d", "4"]
+    collect += ["--tag", "workload=samples/workload.py", "--", "python3", "samples/workload.py", "60"]
     subprocess.run(collect, check=True, cwd=HERE.parent)
 
 
