@@ -20,6 +20,10 @@ from typing import Final
 from iretrace.replay.policies import Choice, Context, NestCounter, Policy
 from iretrace.vectors import BP, DB, DF, MC, NM, NMI, SS
 
+ASSUMES: Final = frozenset({"no-db-in-nmi-entry", "no-step-in-nmi-mc"})
+"""Assumptions (:mod:`iretrace.replay.assumptions`) under which the checker finds nothing, and without either of
+which no policy over :class:`~iretrace.replay.policies.Context` is safe."""
+
 
 def _fixed(context: Context) -> tuple[Choice, str]:  # noqa: PLR0911 - one return a rule
     vector = context.vector
