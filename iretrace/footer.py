@@ -186,6 +186,9 @@ class Footer(msgspec.Struct, frozen=True, kw_only=True):
     calibration: Calibration | None = None
     window: Window = Window()
     command: list[str] = []
+    """The command that was traced, if one was."""
+    command_status: int | None = None
+    """Its exit status (negative: the signal that ended it)."""
     tags: dict[str, str] = {}
 
     def to_json(self) -> bytes:

@@ -1,0 +1,287 @@
+/*
+ * The probes: one thin program a hook, each of which calls a handle_*().
+ *
+ * Compiled by BCC against bpf/stub (no kernel headers). Macros given by the loader (collect/probes.py):
+ *   IRETRACE_CPUS       number of possible CPUs
+ *   IRETRACE_CLOCK_TSC  read the TSC through the msr PMU; otherwise bpf_ktime_get_ns()
+ */
+#include <uapi/linux/ptrace.h>
+#include "trap.h"
+
+/* A ring a CPU for everything but NMIs, then a ring a CPU for NMIs: rings[cpu], rings[IRETRACE_CPUS + cpu].
+ * One CPU's events never wait for another's, and an NMI never finds its ring locked by what it interrupted. */
+BPF_RINGBUF_OUTPUT(ring_template, 1);
+BPF_ARRAY_OF_MAPS(rings, "ring_template", 2 * IRETRACE_CPUS);
+
+BPF_PERF_ARRAY(tsc_counter, IRETRACE_CPUS);
+BPF_PERCPU_ARRAY(losses, u64, N_LOSSES);
+BPF_ARRAY(entry_text, struct text_range, N_TEXT);
+
+#define STACK_WORDS 96 /* how far above the probe the entry stub's frame is looked for, a stack */
+struct scratch {
+	u64 address;
+	u64 words[STACK_WORDS];
+};
+BPF_PERCPU_ARRAY(scratch, struct scratch, 1);
+
+/* The part of pt_regs that the CPU pushed. */
+struct iret_frame {
+	u64 ip;
+	u64 cs;
+	u64 flags;
+	u64 sp;
+};
+
+/* All that a hook knows of a trap; a handler fills it, emit() sends it. */
+struct trap {
+	struct iret_frame frame;
+	u32 error_code;
+	u16 irq;
+	u8 vector;
+	u8 hook;
+	u8 phase;
+	u8 seen;
+};
+
+static __always_inline void lose(u32 cause)
+{
+	u64 *count = losses.lookup(&cause);
+	if (count)
+		__sync_fetch_and_add(count, 1);
+}
+
+/* Reading the counter yields a negative error number where there is none on this CPU. */
+static __always_inline u64 read_clock(void)
+{
+#ifdef IRETRACE_CLOCK_TSC
+	return tsc_counter.perf_read(CUR_CPU_IDENTIFIER);
+#else
+	return bpf_ktime_get_ns();
+#endif
+}
+
+static __always_inline int emit(const struct trap *trap, u64 tsc, u32 first_ring, u32 loss)
+{
+	u32 cpu = bpf_get_smp_processor_id();
+	u32 index = first_ring + cpu;
+	void *ring;
+	struct trap_event *event;
+	u64 pid_tgid;
+
+	if ((s64)tsc < 0) {
+		lose(LOSS_TSC_UNREADABLE);
+		return 0;
+	}
+	ring = rings.lookup((int *)&index);
+	if (!ring) {
+		lose(loss);
+		return 0;
+	}
+	event = bpf_ringbuf_reserve(ring, sizeof(*event), 0);
+	if (!event) {
+		lose(loss);
+		return 0;
+	}
+	pid_tgid = bpf_get_current_pid_tgid();
+	event->tsc = tsc;
+	event->ip = trap->frame.ip;
+	event->sp = trap->frame.sp;
+	event->flags = trap->frame.flags;
+	event->error_code = trap->error_code;
+	event->pid = pid_tgid >> 32;
+	event->tid = pid_tgid;
+	event->cs = trap->frame.cs;
+	event->irq = trap->irq;
+	event->cpu = cpu;
+	event->vector = trap->vector;
+	event->hook = trap->hook;
+	event->phase = trap->phase;
+	event->seen = trap->seen;
+	bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
+/* Read the frame that the CPU pushed out of a pt_regs. */
+static __always_inline int read_frame(struct trap *trap, const struct pt_regs *regs)
+{
+	if (bpf_probe_read_kernel(&trap->frame, sizeof(trap->frame), &regs->ip))
+		return -1;
+	trap->seen |= TRAP_SEEN_FRAME | TRAP_SEEN_TARGET;
+	if ((trap->frame.cs & 3) == 0)
+		trap->seen |= TRAP_TO_KERNEL;
+	return 0;
+}
+
+/*
+ * Look for the entry stub's frame in the words from `address` up: a return address into the stub, with the
+ * pt_regs right above it (`call sysvec_*` in idtentry_body, arch/x86/entry/entry_64.S). Reads at most to the end
+ * of the page. Returns the address of the pt_regs; 0 where there is none, and then *beyond is the first address
+ * not looked at and *last the word below it.
+ */
+static __always_inline u64 scan_stack(struct scratch *s, u64 address, const struct text_range *text, u64 *beyond,
+				      u64 *last)
+{
+	u64 size = 4096 - (address & 4095);
+	u32 i;
+
+	if (size > sizeof(s->words))
+		size = sizeof(s->words);
+	*beyond = address + size;
+	*last = 0;
+	if (bpf_probe_read_kernel(s->words, (u32)size, (void *)address))
+		return 0;
+	for (i = 0; i < STACK_WORDS; i++) {
+		u64 word = s->words[i];
+		if (8 * i >= size)
+			return 0;
+		if (word >= text->low && word < text->high)
+			return address + 8 * i + 8;
+		*last = word;
+	}
+	return 0;
+}
+
+/*
+ * The frame of the interrupt that this probe runs in, where no argument gives it.
+ *
+ * An interrupt from user mode runs on the task's stack, right above lies its pt_regs. One from the kernel moves to
+ * the CPU's IRQ stack unless it is there already (call_on_irqstack_cond, arch/x86/include/asm/irq_stack.h); the
+ * IRQ stack's top word is the stack pointer it came from, so where the page ends the search goes on there, and
+ * only then in the next page: above the IRQ stack lies a guard page, and reading it would be a page fault of our
+ * own. `ctx` lies on the current stack: bpf_trace_run*() builds it there.
+ */
+static __always_inline void find_frame(struct trap *trap, void *ctx, u32 text_index)
+{
+	u32 zero = 0;
+	struct scratch *s = scratch.lookup(&zero);
+	struct text_range *text = entry_text.lookup(&text_index);
+	u64 regs, next, hop, last;
+
+	if (!s || !text || !text->low)
+		goto unread;
+	/* A pointer that went through memory comes back as a number. */
+	s->address = (u64)ctx;
+	asm volatile("" ::: "memory");
+	regs = scan_stack(s, s->address & ~7ull, text, &next, &hop);
+	if (!regs && !(next & 4095)) {
+		if ((s64)hop < 0 && !(hop & 7)) {
+			u64 hop_next;
+			regs = scan_stack(s, hop, text, &hop_next, &last);
+			if (!regs && !(hop_next & 4095) && hop_next - hop < 256)
+				regs = scan_stack(s, hop_next, text, &hop_next, &last);
+		}
+		if (!regs)
+			regs = scan_stack(s, next, text, &next, &last);
+	}
+	if (regs && !read_frame(trap, (const struct pt_regs *)regs))
+		return;
+unread:
+	lose(LOSS_FRAME_UNREAD);
+	lose(LOSS_TARGET_UNKNOWN);
+}
+
+static __always_inline int handle_page_fault(struct bpf_raw_tracepoint_args *ctx, u8 hook)
+{
+	u64 tsc = read_clock();
+	struct trap trap = {};
+
+	trap.hook = hook;
+	trap.phase = TRAP_ENTRY;
+	trap.vector = 14;
+	trap.error_code = ctx->args[2];
+	trap.seen = TRAP_SEEN_VECTOR | TRAP_SEEN_ERROR_CODE;
+	if (read_frame(&trap, (const struct pt_regs *)ctx->args[1]))
+		lose(LOSS_FRAME_UNREAD);
+	return emit(&trap, tsc, 0, LOSS_RING_FULL);
+}
+
+static __always_inline int handle_irq_vector(struct bpf_raw_tracepoint_args *ctx, u8 hook, u8 phase)
+{
+	u64 tsc = read_clock();
+	struct trap trap = {};
+
+	trap.hook = hook;
+	trap.phase = phase;
+	trap.vector = ctx->args[0];
+	trap.seen = TRAP_SEEN_VECTOR;
+	if (phase == TRAP_ENTRY)
+		find_frame(&trap, ctx, trap.vector);
+	return emit(&trap, tsc, 0, LOSS_RING_FULL);
+}
+
+static __always_inline int handle_irq_handler(struct bpf_raw_tracepoint_args *ctx, u8 hook, u8 phase)
+{
+	u64 tsc = read_clock();
+	struct trap trap = {};
+
+	trap.hook = hook;
+	trap.phase = phase;
+	trap.irq = ctx->args[0];
+	trap.seen = TRAP_SEEN_IRQ;
+	if (phase == TRAP_ENTRY)
+		find_frame(&trap, ctx, TEXT_DEVICE);
+	return emit(&trap, tsc, 0, LOSS_RING_FULL);
+}
+
+/*
+ * nmi:nmi_handler fires after each registered handler (nmi_handle(), arch/x86/kernel/nmi.c), so an NMI shows as
+ * often as there are handlers. The first one seen on a CPU stands for all: a list is walked whole, in its order.
+ */
+BPF_PERCPU_ARRAY(first_nmi_handler, u64, 1);
+
+static __always_inline int handle_nmi(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 tsc = read_clock();
+	struct trap trap = {};
+	u32 zero = 0;
+	u64 *first = first_nmi_handler.lookup(&zero);
+
+	if (!first)
+		return 0;
+	if (!*first)
+		*first = ctx->args[0];
+	if (*first != ctx->args[0])
+		return 0;
+	trap.hook = HOOK_NMI_HANDLER;
+	trap.phase = TRAP_ENTRY;
+	trap.vector = 2;
+	trap.seen = TRAP_SEEN_VECTOR;
+	lose(LOSS_FRAME_UNREAD);
+	lose(LOSS_TARGET_UNKNOWN);
+	return emit(&trap, tsc, IRETRACE_CPUS, LOSS_NMI_RING_BUSY);
+}
+
+RAW_TRACEPOINT_PROBE(page_fault_user)
+{
+	return handle_page_fault(ctx, HOOK_PAGE_FAULT_USER);
+}
+
+RAW_TRACEPOINT_PROBE(page_fault_kernel)
+{
+	return handle_page_fault(ctx, HOOK_PAGE_FAULT_KERNEL);
+}
+
+int irq_vector_entry(struct bpf_raw_tracepoint_args *ctx)
+{
+	return handle_irq_vector(ctx, HOOK_IRQ_VECTOR_ENTRY, TRAP_ENTRY);
+}
+
+int irq_vector_exit(struct bpf_raw_tracepoint_args *ctx)
+{
+	return handle_irq_vector(ctx, HOOK_IRQ_VECTOR_EXIT, TRAP_EXIT);
+}
+
+RAW_TRACEPOINT_PROBE(irq_handler_entry)
+{
+	return handle_irq_handler(ctx, HOOK_IRQ_HANDLER_ENTRY, TRAP_ENTRY);
+}
+
+RAW_TRACEPOINT_PROBE(irq_handler_exit)
+{
+	return handle_irq_handler(ctx, HOOK_IRQ_HANDLER_EXIT, TRAP_EXIT);
+}
+
+RAW_TRACEPOINT_PROBE(nmi_handler)
+{
+	return handle_nmi(ctx);
+}

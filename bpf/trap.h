@@ -1,0 +1,72 @@
+/*
+ * Wire format between the BPF programs and user space: only structs and constants, no code.
+ * Mirrored by collect/wire.py; tests/test_wire.py compiles this file and compares the two.
+ */
+#ifndef IRETRACE_TRAP_H
+#define IRETRACE_TRAP_H
+
+/*
+ * One event. With the ring buffer's header of 8 bytes a slot is 64 bytes, one cache line, so that the ring's
+ * memory is an array and a batch of events is one copy.
+ */
+struct trap_event {
+	__u64 tsc;        /* raw count of the clock: see collect/clock.py for what is added */
+	__u64 ip;         /* saved RIP */
+	__u64 sp;         /* saved RSP */
+	__u32 flags;      /* saved RFLAGS, low half */
+	__u32 error_code;
+	__u32 pid;        /* thread group */
+	__u32 tid;
+	__u16 cs;         /* saved CS */
+	__u16 irq;        /* Linux IRQ number */
+	__u16 cpu;
+	__u8 vector;
+	__u8 hook;        /* enum trap_hook */
+	__u8 phase;       /* enum trap_phase */
+	__u8 seen;        /* TRAP_SEEN_*: which of the fields above hold something */
+	__u8 reserved[6];
+};
+
+enum trap_phase {
+	TRAP_ENTRY = 0,
+	TRAP_EXIT = 1,
+};
+
+#define TRAP_SEEN_VECTOR     0x01
+#define TRAP_SEEN_IRQ        0x02
+#define TRAP_SEEN_FRAME      0x04 /* cs, ip, flags, sp */
+#define TRAP_SEEN_ERROR_CODE 0x08
+#define TRAP_SEEN_TARGET     0x10 /* TRAP_TO_KERNEL is known */
+#define TRAP_TO_KERNEL       0x20
+
+/* Where an event came from; the names of the hooks are in collect/hooks.py. */
+enum trap_hook {
+	HOOK_PAGE_FAULT_USER = 0,
+	HOOK_PAGE_FAULT_KERNEL = 1,
+	HOOK_IRQ_VECTOR_ENTRY = 2,
+	HOOK_IRQ_VECTOR_EXIT = 3,
+	HOOK_IRQ_HANDLER_ENTRY = 4,
+	HOOK_IRQ_HANDLER_EXIT = 5,
+	HOOK_NMI_HANDLER = 6,
+};
+
+/* Index into the per-CPU array of losses; the causes are in iretrace/losses.py. */
+enum trap_loss {
+	LOSS_RING_FULL = 0,
+	LOSS_NMI_RING_BUSY = 1,
+	LOSS_TSC_UNREADABLE = 2,
+	LOSS_FRAME_UNREAD = 3,
+	LOSS_TARGET_UNKNOWN = 4,
+	N_LOSSES = 5,
+};
+
+/* Kernel text [low, high) of an entry stub: a return address in it lies right below the trap's pt_regs. */
+struct text_range {
+	__u64 low;
+	__u64 high;
+};
+
+#define TEXT_DEVICE 256 /* index of asm_common_interrupt, behind the 256 vectors */
+#define N_TEXT      257
+
+#endif

@@ -1,0 +1,5 @@
+from iretrace.footer import Calibration
+
+
+def quick(cpu: int) -> Calibration:
+    return Calibration()

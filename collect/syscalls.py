@@ -1,0 +1,137 @@
+"""The system calls that BCC does not offer or refuses: bpf(2) and perf_event_open(2), on x86_64.
+
+Structures and numbers: Linux ``include/uapi/linux/bpf.h``, ``include/uapi/linux/perf_event.h``,
+``arch/x86/entry/syscalls/syscall_64.tbl``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from typing import Final
+
+_SYS_PERF_EVENT_OPEN: Final = 298
+_SYS_BPF: Final = 321
+
+_BPF_MAP_CREATE: Final = 0
+_BPF_MAP_UPDATE_ELEM: Final = 2
+_BPF_PROG_TEST_RUN: Final = 10
+_BPF_OBJ_GET_INFO_BY_FD: Final = 15
+_BPF_ENABLE_STATS: Final = 32
+_BPF_STATS_RUN_TIME: Final = 0
+
+MAP_TYPE_RINGBUF: Final = 27
+
+PERF_FLAG_FD_CLOEXEC: Final = 8
+
+
+class ProgInfo(ctypes.Structure):
+    """``struct bpf_prog_info`` up to ``recursion_misses`` (Linux v5.12, 9ed9e9ba2337)."""
+
+    _fields_ = (
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("tag", ctypes.c_uint8 * 8),
+        ("jited_prog_len", ctypes.c_uint32),
+        ("xlated_prog_len", ctypes.c_uint32),
+        ("jited_prog_insns", ctypes.c_uint64),
+        ("xlated_prog_insns", ctypes.c_uint64),
+        ("load_time", ctypes.c_uint64),
+        ("created_by_uid", ctypes.c_uint32),
+        ("nr_map_ids", ctypes.c_uint32),
+        ("map_ids", ctypes.c_uint64),
+        ("name", ctypes.c_char * 16),
+        ("ifindex", ctypes.c_uint32),
+        ("gpl_compatible", ctypes.c_uint32),
+        ("netns_dev", ctypes.c_uint64),
+        ("netns_ino", ctypes.c_uint64),
+        ("nr_jited_ksyms", ctypes.c_uint32),
+        ("nr_jited_func_lens", ctypes.c_uint32),
+        ("jited_ksyms", ctypes.c_uint64),
+        ("jited_func_lens", ctypes.c_uint64),
+        ("btf_id", ctypes.c_uint32),
+        ("func_info_rec_size", ctypes.c_uint32),
+        ("func_info", ctypes.c_uint64),
+        ("nr_func_info", ctypes.c_uint32),
+        ("nr_line_info", ctypes.c_uint32),
+        ("line_info", ctypes.c_uint64),
+        ("jited_line_info", ctypes.c_uint64),
+        ("nr_jited_line_info", ctypes.c_uint32),
+        ("line_info_rec_size", ctypes.c_uint32),
+        ("jited_line_info_rec_size", ctypes.c_uint32),
+        ("nr_prog_tags", ctypes.c_uint32),
+        ("prog_tags", ctypes.c_uint64),
+        ("run_time_ns", ctypes.c_uint64),
+        ("run_cnt", ctypes.c_uint64),
+        ("recursion_misses", ctypes.c_uint64),
+    )
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+def _bpf(command: int, attr: bytes) -> int:
+    buffer = ctypes.create_string_buffer(attr, max(len(attr), 128))
+    result = _libc.syscall(_SYS_BPF, ctypes.c_long(command), buffer, ctypes.c_long(len(buffer)))
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return int(result)
+
+
+def create_ring(size_bytes: int, name: str) -> int:
+    """Create a BPF ring buffer of ``size_bytes`` (a power of two of pages); return its file descriptor."""
+    attr = struct.pack("=IIIIII", MAP_TYPE_RINGBUF, 0, 0, size_bytes, 0, 0)
+    attr += struct.pack("=I16s", 0, name.encode()[:15])
+    return _bpf(_BPF_MAP_CREATE, attr)
+
+
+def update_element(map_fd: int, key: bytes, value: bytes) -> None:
+    """``bpf_map_update_elem``."""
+    key_buffer, value_buffer = (
+        ctypes.create_string_buffer(key, len(key)),
+        ctypes.create_string_buffer(value, len(value)),
+    )
+    attr = struct.pack("=IIQQQ", map_fd, 0, ctypes.addressof(key_buffer), ctypes.addressof(value_buffer), 0)
+    _bpf(_BPF_MAP_UPDATE_ELEM, attr)
+
+
+def program_info(program_fd: int) -> ProgInfo:
+    """``bpf_obj_get_info_by_fd`` of a program."""
+    info = ProgInfo()
+    attr = struct.pack("=IIQ", program_fd, ctypes.sizeof(info), ctypes.addressof(info))
+    _bpf(_BPF_OBJ_GET_INFO_BY_FD, attr)
+    return info
+
+
+def run_raw_tracepoint_once(program_fd: int) -> None:
+    """``BPF_PROG_TEST_RUN`` of a raw tracepoint program, here and now (Linux v5.10, 1b4d60ec162f)."""
+    arguments = ctypes.create_string_buffer(8)
+    # prog_fd, retval, data_size_in/out, data_in/out, repeat, duration, ctx_size_in/out, ctx_in/out, flags, cpu
+    attr = struct.pack("=IIIIQQIIIIQQII", program_fd, 0, 0, 0, 0, 0, 0, 0, 8, 0, ctypes.addressof(arguments), 0, 0, 0)
+    _bpf(_BPF_PROG_TEST_RUN, attr)
+
+
+def enable_run_time_stats() -> int:
+    """Let the kernel time every BPF program until the returned file descriptor is closed (Linux v5.8, d46edd671a14)."""
+    return _bpf(_BPF_ENABLE_STATS, struct.pack("=I", _BPF_STATS_RUN_TIME))
+
+
+def perf_event_open(*, kind: int, config: int, cpu: int) -> int:
+    """Open a counting event on a CPU, for all processes."""
+    size = 112  # PERF_ATTR_SIZE_VER5
+    attr = ctypes.create_string_buffer(struct.pack("=IIQ", kind, size, config).ljust(size, b"\0"), size)
+    result = _libc.syscall(
+        ctypes.c_long(_SYS_PERF_EVENT_OPEN),
+        attr,
+        ctypes.c_long(-1),
+        ctypes.c_long(cpu),
+        ctypes.c_long(-1),
+        ctypes.c_long(PERF_FLAG_FD_CLOEXEC),
+    )
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return int(result)

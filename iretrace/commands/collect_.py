@@ -1,0 +1,167 @@
+"""``iretrace collect``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+import click
+
+from iretrace.errors import EXIT_OK
+
+if TYPE_CHECKING:
+    from iretrace.collect.drain import Progress
+    from iretrace.collect.session import Outcome
+
+_UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_MIN_RING_BYTES: Final = 4096
+_MAX_RING_BYTES: Final = 1 << 30
+
+
+def _size(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
+    """Parse ``16M`` into bytes, a power of two."""
+    digits, unit = text.lower().rstrip("ib").rstrip("kmg"), text.lower().rstrip("ib")[-1:]
+    factor = _UNITS.get(unit if unit in "kmg" else "")
+    if not digits.isdigit() or factor is None:
+        raise click.BadParameter(f"{text!r} is no size; expected something like 16M")
+    size = int(digits) * factor
+    if not _MIN_RING_BYTES <= size <= _MAX_RING_BYTES:
+        raise click.BadParameter(f"{text} is out of range; expected 4K to 1G")
+    return 1 << (size - 1).bit_length()
+
+
+def _tags(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    tags = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        if not key or not equals:
+            raise click.BadParameter(f"{value!r}; expected KEY=VALUE")
+        tags[key] = text
+    return tags
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": False},
+    epilog="""\b
+Examples:
+  sudo iretrace collect -d 10                     ten seconds of everything
+  sudo iretrace collect -o boot.parquet -- make   while a command runs
+  sudo iretrace collect                           until Ctrl-C
+""",
+)
+@click.argument("traced_command", metavar="[-- COMMAND...]", nargs=-1, type=click.UNPROCESSED)
+@click.option("-d", "--duration", "seconds", type=click.FloatRange(min=0, min_open=True), help="Seconds to record.")
+@click.option(
+    "-o", "--output", "target", type=click.Path(path_type=Path), help="The trace.  [default: trace-DATE-TIME.parquet]"
+)
+@click.option("-f", "--force", is_flag=True, help="Replace an existing output.")
+@click.option("--buffer", "ring_bytes", default="16M", show_default=True, callback=_size, help="Ring buffer, each CPU.")
+@click.option(
+    "--clock",
+    type=click.Choice(["auto", "tsc", "ktime"]),
+    default="auto",
+    show_default=True,
+    help="Time stamps: the TSC itself, or bpf_ktime_get_ns mapped to it.",
+)
+@click.option("--raw-addresses", is_flag=True, help="Store kernel addresses as they are (they defeat KASLR).")
+@click.option("--calibrate/--no-calibrate", default=True, help="Time the return paths first (0.3 s).")
+@click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", callback=_tags, help="Your words for the footer.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+def command(  # noqa: PLR0913 - one parameter an option
+    *,
+    traced_command: tuple[str, ...],
+    seconds: float | None,
+    target: Path | None,
+    force: bool,
+    ring_bytes: int,
+    clock: Literal["auto", "tsc", "ktime"],
+    raw_addresses: bool,
+    calibrate: bool,
+    tags: dict[str, str],
+    quiet: bool,
+) -> int:
+    """Record trap entries and exits of this machine into a trace.
+
+    Needs root and BCC; iretrace doctor tells what is missing. It ends after --duration, when COMMAND ends, or at
+    Ctrl-C or SIGTERM, and leaves a complete trace in each case. COMMAND runs as the user iretrace runs as.
+    """
+    from iretrace.collect import preflight  # noqa: PLC0415 - heavy imports wait for the verb
+
+    preflight.require()
+    from iretrace.collect.session import CollectOptions, collect  # noqa: PLC0415
+
+    options = CollectOptions(
+        target=target or Path(time.strftime("trace-%Y%m%d-%H%M%S.parquet")),
+        force=force,
+        seconds=seconds,
+        command=traced_command,
+        ring_bytes=ring_bytes,
+        clock=clock,
+        raw_addresses=raw_addresses,
+        calibrate=calibrate,
+        tags=tags,
+    )
+    line = _ProgressLine(enabled=not quiet and sys.stderr.isatty())
+    try:
+        outcome = collect(options, report=line.recording, finishing=line.finishing)
+    finally:
+        line.clear()
+    if not quiet:
+        _tell(options.target, outcome)
+    return EXIT_OK
+
+
+class _ProgressLine:
+    """One line on a terminal, rewritten; nothing in a pipe."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled
+        self._begin = self._last = time.monotonic()
+        self._events = 0
+
+    def recording(self, progress: Progress) -> None:
+        now = time.monotonic()
+        rate = (progress.events - self._events) / max(now - self._last, 1e-3)
+        self._last, self._events = now, progress.events
+        from iretrace.losses import BY_NAME  # noqa: PLC0415
+
+        lost = sum(loss.count for loss in progress.losses if BY_NAME[loss.cause].severity == "events")
+        self._show(
+            f"{now - self._begin:6.1f} s  {progress.events:,} events  {rate:,.0f}/s  "
+            f"buffer {progress.fill_pct:.0f} %  lost {lost:,}"
+        )
+
+    def finishing(self, done: int, total: int) -> None:
+        self._show(f"writing the trace: {100 * done // max(total, 1)} %")
+
+    def clear(self) -> None:
+        if self._enabled:
+            click.echo("\r\x1b[K", nl=False, err=True)
+
+    def _show(self, text: str) -> None:
+        if self._enabled:
+            click.echo(f"\r\x1b[K{text}", nl=False, err=True)
+
+
+def _tell(target: Path, outcome: Outcome) -> None:
+    footer = outcome.footer
+    click.echo(
+        f"{target}: {footer.events:,} events in {outcome.seconds:.1f} s, {outcome.size_bytes:,} bytes "
+        f"({outcome.size_bytes / footer.events:.1f} an event), fullest buffer {outcome.peak_fill_pct:.0f} %",
+        err=True,
+    )
+    overhead = footer.overhead
+    if overhead.ns_per_event is not None and overhead.cpu_pct is not None:
+        click.echo(
+            f"the probes took {overhead.ns_per_event:.0f} ns an event, {overhead.cpu_pct:.2f} % of the CPU time",
+            err=True,
+        )
+    lost = footer.lost_events()
+    causes = sorted({loss.cause for loss in footer.losses})
+    if lost:
+        click.echo(f"LOST {lost:,} events: {', '.join(causes)} (iretrace replay shows what and why)", err=True)
+    else:
+        click.echo("no event was lost", err=True)
+    click.echo(f"next: iretrace replay {target}", err=True)
