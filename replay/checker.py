@@ -13,7 +13,7 @@ another forbids IRET is beyond any policy that sees no more than the context.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from iretrace.errors import UsageError
@@ -85,9 +85,8 @@ class Conflict:
 
 def machine_for(policy: Policy, machine: Machine) -> Machine:
     """The machine, with FRED delivering its events if the policy returns with ERETS or ERETU to the kernel."""
-    choice, _ = policy.decide(Context(vector=NMI, kernel_cs=True))
-    fred = choice in (Choice.ERETS, Choice.ERETU)
-    return Machine(assume=machine.assume, ist=machine.ist, traps=machine.traps, live=machine.live, fred=fred)
+    choice, _ = Cpu(machine, policy).decide(Context(vector=NMI, ist=NMI in machine.ist, kernel_cs=True))
+    return replace(machine, fred=choice in (Choice.ERETS, Choice.ERETU))
 
 
 def explore(policy: Policy, depth: int, machine: Machine | None = None, *, by_rule: bool = False) -> Result:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from iretrace.errors import UsageError
 from iretrace.replay import assumptions as a
 from iretrace.replay.policies import MAIL_IST, Choice, Context, Policy
 from iretrace.replay.states import FACTS, Frame, Region, RegionFacts, State, Step, in_nmi_text, under, where
@@ -230,7 +231,11 @@ class Cpu:
         )
 
     def decide(self, context: Context) -> tuple[Choice, str]:
-        """The policy's choice, asked once for each context."""
+        """The policy's choice, asked once for each context.
+
+        Raises:
+            UsageError: the policy fails, or gives something else than a choice and a rule.
+        """
         key = (
             context.vector,
             context.kernel_cs,
@@ -242,8 +247,19 @@ class Cpu:
         )
         found = self._decided.get(key)
         if found is None:
-            found = self._decided[key] = self.policy.decide(context)
+            found = self._decided[key] = self._ask(context)
         return found
+
+    def _ask(self, context: Context) -> tuple[Choice, str]:
+        where = f"--policy {self.policy.name}"
+        try:
+            choice, rule = self.policy.decide(context)
+        except Exception as error:  # noqa: BLE001 - a user's function may raise anything
+            found = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UsageError(where, f"failed for {context} ({found})", expected="a (Choice, rule) pair") from None
+        if not isinstance(choice, Choice) or not isinstance(rule, str):
+            raise UsageError(where, f"gave {choice!r}, {rule!r} for {context}", expected="a (Choice, rule) pair")
+        return choice, rule
 
     def leave(self, point: State, choice: Choice, rule: str = "") -> Step:
         """Return from the top handler with a given instruction."""
