@@ -147,7 +147,7 @@ def test_ret_because_of_if_alone() -> None:
 def test_ret_from_nmi_is_found() -> None:
     """RET from everything leaves NMIs masked after two events."""
     policy = Policy(name="ret", doc="", rules=("all",), decide=lambda _: (Choice.RET, "all"))
-    assert found(explore(policy, 2))["nmi-masked"].startswith("NMI strikes kernel code, IF on; RET from NMI")
+    assert found(explore(policy, 2))["nmi-masked"].startswith("NMI strikes user code; RET from NMI")
 
 
 def test_the_mail_to_the_letter() -> None:
