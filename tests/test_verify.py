@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from iretrace.replay.policies import Context
 
 ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "verify.md"
 FIXED_MACHINE = Machine(assume=DEFAULT | ASSUMES)
 
 
@@ -167,7 +168,10 @@ def test_the_mail_to_the_letter() -> None:
 
 def test_every_kernel_return_by_iret_is_what_linux_must_mend_by_hand() -> None:
     """``iret`` unmasks in NMIs, which is why Linux has code for nested ones; it does nothing else wrong."""
-    assert set(found(explore(IRET, 12))) == {"iret-in-nmi", "nmi-nested"}
+    result = explore(IRET, 12)
+    assert set(found(result)) == {"iret-in-nmi", "nmi-nested"}
+    assert result.complete
+    assert f"| `iret` | default | any | {result.states:,} |" in PAGE.read_text()
 
 
 def test_the_fixed_policy_is_safe_at_any_depth() -> None:
@@ -175,6 +179,7 @@ def test_the_fixed_policy_is_safe_at_any_depth() -> None:
     result = explore(RFC2014_FIXED, 16, FIXED_MACHINE)
     assert result.violations == ()
     assert result.complete
+    assert f"`no-step-in-nmi-mc` too | any | {result.states:,} | nothing |" in PAGE.read_text()
 
 
 @pytest.mark.parametrize("live", [1, 2])
@@ -403,7 +408,7 @@ def test_usage_errors(arguments: list[str], message: str) -> None:
 def test_help_and_documentation_name_every_assumption_and_hazard() -> None:
     """Nothing is undocumented."""
     text = verify("--help").stdout
-    page = (ROOT / "docs" / "verify.md").read_text()
+    page = PAGE.read_text()
     for assumption in ASSUMPTIONS:
         assert assumption.name in text
         assert f"`{assumption.name}`" in page

@@ -185,12 +185,13 @@ def _print_violation(console: Console, violation: Violation) -> None:
     table.add_column("then runs", ratio=6)
     table.add_column("NMIs", width=7)
     table.add_column("count", justify="right")
+    arrow = " ▸ " if console.encoding.startswith("utf") else " > "
     timed = timeline.rows(violation)
     for number, row in enumerate(timed, 1):
         table.add_row(
             str(number),
             escape(row.event),
-            " ▸ ".join(row.stack),
+            arrow.join(row.stack),
             row.running,
             row.nmi,
             str(row.counter),
@@ -203,8 +204,9 @@ def _print_conflicts(console: Console, result: Result, found: tuple[Conflict, ..
     if not found:
         console.print("Every context has a choice that is safe wherever it arises: a safe policy exists.\n")
         return
+    noun = "context" if len(found) == 1 else "contexts"
     console.print(
-        f"[bold]{len(found)} contexts in which neither choice is safe[/], whatever the rules, "
+        f"[bold]{len(found)} {noun} in which neither choice is safe[/], whatever the rules, "
         f"with the nest counter of {escape(result.policy.name)}:"
     )
     for conflict in found:
