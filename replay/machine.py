@@ -6,9 +6,9 @@ the moment its counter goes up and on to its exit — so an event strikes at eve
 Running on is not an event and does not count in a depth.
 
 Sources: Intel SDM vol. 3A 6.7.1 (NMIs are blocked from their delivery to the next IRET, whichever it is), 6.14.5
-(IST), vol. 3B 18.3.1.1 (RF in the image that a fault saves), 16.3 (a #MC with MCIP set shuts down); Intel's FRED
-specification (NMIs unblock by the NMI bit of the frame that ERETS or ERETU pops). What is taken for granted has a
-name in :mod:`iretrace.replay.assumptions`.
+(IST), vol. 3B "Instruction-Breakpoint Exception Condition" (RF in the image that a fault saves) and
+"IA32_MCG_STATUS MSR" (a #MC with MCIP set shuts down); Intel's FRED specification (NMIs unblock by the NMI bit of the
+frame that ERETS or ERETU pops). What is taken for granted has a name in :mod:`iretrace.replay.assumptions`.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ IDTS: Final = {"mail": MAIL_IST | {NMI}, "linux-6.18": frozenset({DB, NMI, DF, M
 FAULTS: Final = frozenset({PF, NM, SS})
 """Exceptions whose saved image has RF set (#DB by an instruction breakpoint apart, whose handler sets it)."""
 
-
-_COUNTED_STAGES: Final = (Region.BODY, Region.BODY_IF, Region.BODY_STEP, Region.BODY_CS, Region.BODY_STACK)
+_BODIES: Final = (Region.BODY, Region.BODY_IF, Region.BODY_STEP, Region.BODY_CS, Region.BODY_STACK)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,7 +160,7 @@ class Cpu:
             elif self._has_room(vector, live) and self._reaches(vector, top, region, live):
                 yield vector, vector in FAULTS
                 quiet = a.NO_STEP_IN_NMI_MC in assume and (NMI in live or MC in live)
-                coded = region in _COUNTED_STAGES or region in (Region.KERNEL, Region.KERNEL_OFF, Region.KERNEL_STEP)
+                coded = region in _BODIES or region in (Region.KERNEL, Region.KERNEL_OFF, Region.KERNEL_STEP)
                 if vector == DB and coded and a.NO_STEP not in assume and not quiet:
                     yield DB, True
 
