@@ -153,7 +153,7 @@ def test_interrupts_strike_only_where_if_is_set() -> None:
 
 
 def test_flags_that_ret_cannot_restore() -> None:
-    """A fault saves RF set (SDM vol. 3B, "Instruction-Breakpoint Exception Condition"); single-stepped code saves TF."""
+    """A fault saves RF (SDM vol. 3B, "Instruction-Breakpoint Exception Condition"); single-stepped code saves TF."""
     assert drive(RFC2014, "#PF strikes kernel code, IF on", "RET from #PF")[-1].hazards == ("ret-rf",)
     stepped = drive(RFC2014, "#PF strikes single-stepped kernel code", "RET from #PF")[-1]
     assert stepped.hazards == ("ret-tf", "ret-rf")
