@@ -13,6 +13,7 @@ from setuptools import Extension, setup
 PACKAGE_DIRS = {
     "iretrace": "iretrace",
     "iretrace.commands": "iretrace/commands",
+    "iretrace.importers": "iretrace/importers",
     "iretrace.bpf": "bpf",
     "iretrace.collect": "collect",
     "iretrace.replay": "replay",

@@ -70,6 +70,19 @@ _BUDGET_S: Final = 0.25
 _WARM_UP_S: Final = 0.01
 
 
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """A calibration, and what in it not to trust.
+
+    Attributes:
+        calibration: the costs of each path.
+        unstable: the paths whose repeated runs disagreed beyond their intervals.
+    """
+
+    calibration: Calibration
+    unstable: tuple[str, ...]
+
+
 def refusals(*, shadow_stack: bool, balanced: Mapping[str, bool]) -> dict[str, str]:
     """The paths that must not run, and why.
 
@@ -121,7 +134,9 @@ def pinned(cpu: int) -> Iterator[None]:
         os.sched_setaffinity(0, {cpu})
     except (OSError, ValueError, OverflowError):
         allowed = ", ".join(map(str, sorted(home)))
-        raise UsageError(f"CPU {cpu}", "is offline or not allowed here", expected=f"one of {allowed}") from None
+        raise UsageError(
+            f"CPU {cpu}", "offline, or not allowed to this process", expected=f"one of {allowed}"
+        ) from None
     try:
         yield
     finally:
@@ -185,6 +200,11 @@ def quick(cpu: int) -> Calibration:
         MachineError: not x86_64 Linux.
         UsageError: the CPU is offline or not allowed to this process.
     """
+    return time_quickly(cpu).calibration
+
+
+def time_quickly(cpu: int) -> Timed:
+    """As :func:`quick`, and tell which paths' runs disagreed."""
     refused = check_machine()
     names = [path.name for path in PATHS if path.name not in refused]
     with pinned(cpu):
@@ -192,19 +212,21 @@ def quick(cpu: int) -> Calibration:
         warm = time.monotonic() + _WARM_UP_S
         while time.monotonic() < warm:
             _round(names)
-        rounds = []
-        for number in range(_RUNS * _ROUNDS_PER_RUN):
-            if number >= _RUNS and time.monotonic() > deadline:
-                break
+        rounds: list[dict[str, float]] = []
+        while len(rounds) < _RUNS or (len(rounds) < _RUNS * _ROUNDS_PER_RUN and time.monotonic() < deadline):
             rounds.append(_round(names))
-        overhead = _clock_overhead()
+        overhead = clock_overhead_cycles()
     half = len(rounds) // 2
-    costs, stable = [], True
+    costs, unstable = [], []
     for name in names:
         figures = [figure[name] for figure in rounds]
         costs.append(cost_of(name, figures, samples=_BATCHES * len(figures)))
-        stable = stable and is_stable([figures[:half], figures[half:]])
-    return Calibration(method=QUICK_METHOD, clock_overhead_cycles=overhead, costs=costs, stable=stable)
+        if not is_stable([figures[:half], figures[half:]]):
+            unstable.append(name)
+    return Timed(
+        calibration=Calibration(method=QUICK_METHOD, clock_overhead_cycles=overhead, costs=costs, stable=not unstable),
+        unstable=tuple(unstable),
+    )
 
 
 def _round(names: Sequence[str]) -> dict[str, float]:
@@ -216,7 +238,7 @@ def _round(names: Sequence[str]) -> dict[str, float]:
     return {name: raw[name] - (raw[base] if base is not None else 0.0) for name, base in bases.items()}
 
 
-def _clock_overhead() -> float:
+def clock_overhead_cycles() -> float:
     """Median cycles between two readings of the clock with one turn of an empty loop between them."""
     from iretrace._native import time_return  # noqa: PLC0415
 

@@ -30,9 +30,9 @@ _PMU: Final = Path("/sys/bus/event_source/devices/msr")
 _BRACKETS: Final = 2000
 
 
-def take_anchor() -> Anchor:
+def take_anchor(brackets: int = _BRACKETS) -> Anchor:
     """The TSC and the kernel's clocks at one moment; the narrowest of several brackets."""
-    best = min((_native.bracket_clocks() for _ in range(_BRACKETS)), key=lambda b: b[3] - b[0])
+    best = min((_native.bracket_clocks() for _ in range(brackets)), key=lambda b: b[3] - b[0])
     before, realtime_ns, monotonic_ns, after = best
     return Anchor(
         tsc=(before + after) // 2,
@@ -40,14 +40,6 @@ def take_anchor() -> Anchor:
         monotonic_ns=monotonic_ns,
         error_cycles=(after - before + 1) // 2,
     )
-
-
-def khz_between(first: Anchor, last: Anchor) -> float | None:
-    """TSC frequency from two anchors, in kHz; ``None`` where they are too close to tell."""
-    nanoseconds = last.monotonic_ns - first.monotonic_ns
-    if nanoseconds < 1_000_000:
-        return None
-    return (last.tsc - first.tsc) / nanoseconds * 1e6
 
 
 def has_msr_pmu() -> bool:

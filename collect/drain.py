@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
-from iretrace import _native
+from iretrace.collect.clock import take_anchor
 from iretrace.collect.partial import PartialWriter, Status
 from iretrace.collect.wire import TRAP_EVENT
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PERIOD_SECONDS: Final = 0.1
 """Longest time between two looks at the rings, and so between two flushes."""
 _SYNC_SECONDS: Final = 1.0
+_ANCHOR_BRACKETS: Final = 20
 _HASTE_PCT: Final = 20.0
 """A ring fuller than this is emptied again at once."""
 
@@ -107,7 +108,7 @@ class Drain:
             return
         # Each ring is nearly in order, so the stable sort (timsort) is a merge.
         events = events[np.argsort(events["tsc"], kind="stable")]
-        self._writer.write(events, Status(losses=self.progress.losses, tsc=_native.rdtsc()))
+        self._writer.write(events, Status(losses=self.progress.losses, anchor=take_anchor(_ANCHOR_BRACKETS)))
         self.progress.events += len(events)
 
     def _sync_until(self, stop: threading.Event) -> None:

@@ -22,6 +22,7 @@ import pyarrow as pa
 from iretrace import footer as footers
 from iretrace.collect.wire import TRAP_EVENT, Addresses, to_events
 from iretrace.errors import Damaged, InputError
+from iretrace.merge import safe_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,8 +55,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What a run knew when it wrote a batch."""
 
     losses: list[footers.Loss]
-    tsc: Annotated[int, msgspec.Meta(ge=0)]
-    """TSC when the batch was drained."""
+    anchor: footers.Anchor
+    """TSC and clocks when the batch was drained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,12 +268,10 @@ def copy_sorted(
         Damaged: an event holds what no probe writes.
     """
     addresses = Addresses(text_base=contents.header.text_base, raw=contents.header.raw_addresses)
-    first = [batch.first_tsc for batch in contents.batches]
-    earliest_after = np.minimum.accumulate(np.array([*first[1:], 2**64 - 1], np.uint64)[::-1])[::-1]
     held = np.empty(0, TRAP_EVENT)
     done = 0
     with pa.memory_map(str(path), "rb") as file, pa.ipc.open_stream(file) as reader:
-        for earliest in earliest_after:
+        for earliest in safe_until([batch.first_tsc for batch in contents.batches]):
             events = _events(reader.read_next_batch().column(0))
             while not len(events):
                 events = _events(reader.read_next_batch().column(0))

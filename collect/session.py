@@ -16,7 +16,7 @@ from iretrace import __version__, _native, output
 from iretrace import footer as footers
 from iretrace.collect import calibrate, kernel, preflight
 from iretrace.collect.btf import kernel_prototypes
-from iretrace.collect.clock import KtimeClock, TscCounters, has_msr_pmu, khz_between, take_anchor
+from iretrace.collect.clock import KtimeClock, TscCounters, has_msr_pmu, take_anchor
 from iretrace.collect.drain import Drain, Progress
 from iretrace.collect.hooks import trap_classes, unusable
 from iretrace.collect.overhead import Overhead
@@ -243,7 +243,7 @@ class _Recording:
         self.n_events = drain.progress.events
         self.peak_fill_pct = drain.progress.peak_fill_pct
         last = take_anchor()
-        khz = khz_between(self._anchor, last)
+        khz = footers.khz_between(self._anchor, last)
         losses = (
             probes.losses()
             + overhead.skipped()
@@ -328,7 +328,7 @@ def _khz() -> float:
     """TSC frequency over a short while, in kHz (the ktime clock needs it before the run)."""
     first = take_anchor()
     time.sleep(_KTIME_CALIBRATION_SECONDS)
-    khz = khz_between(first, take_anchor())
+    khz = footers.khz_between(first, take_anchor())
     if khz is None:
         raise MachineError("TSC", "does not advance against CLOCK_MONOTONIC", remedy="collect --clock tsc")
     return khz

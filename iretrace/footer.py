@@ -59,6 +59,14 @@ class Anchor(msgspec.Struct, frozen=True, kw_only=True):
     """Width of the bracket of RDTSC around the reading."""
 
 
+def khz_between(first: Anchor, last: Anchor) -> float | None:
+    """TSC frequency from two anchors, in kHz; ``None`` where they are too close to tell."""
+    nanoseconds = last.monotonic_ns - first.monotonic_ns
+    if nanoseconds < 1_000_000:
+        return None
+    return (last.tsc - first.tsc) / nanoseconds * 1e6
+
+
 class Clock(msgspec.Struct, frozen=True, kw_only=True):
     """Where the ``tsc`` column comes from."""
 
