@@ -67,11 +67,14 @@ class NestCounter:
         up: vectors whose entry adds one.
         down: vectors whose exit takes one away, never below zero.
         clear: vectors whose exit sets it to zero.
+        count_self: a return is judged with its own trap counted. False takes that one out: what is left of the
+            count lies on the target stack.
     """
 
     up: frozenset[int] = frozenset()
     down: frozenset[int] = frozenset()
     clear: frozenset[int] = frozenset()
+    count_self: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
