@@ -25,7 +25,7 @@ def decisions(frame: pd.DataFrame) -> go.Figure:
     Args:
         frame: :func:`iretrace.analysis.frames.by_vector`.
     """
-    return _shares(frame, DECISIONS)
+    return _shares(frame, DECISIONS, "ERETS" if frame["ERETS"].any() else "RET", "by ")
 
 
 def targets(frame: pd.DataFrame) -> go.Figure:
@@ -34,29 +34,29 @@ def targets(frame: pd.DataFrame) -> go.Figure:
     Args:
         frame: :func:`iretrace.analysis.frames.by_vector`.
     """
-    return _shares(frame, TARGETS)
+    return _shares(frame, TARGETS, "kernel", "to the ")
 
 
-def _shares(frame: pd.DataFrame, styles: dict[str, Style]) -> go.Figure:
+def _shares(frame: pd.DataFrame, styles: dict[str, Style], named: str, to: str) -> go.Figure:
     shown = fold(frame, MAX_BARS)
-    labels = [_label(name, n) for name, n in zip(shown["name"], shown["returns"], strict=True)]
-    traces = []
-    for column, style in styles.items():
-        if not shown[column].any():
-            continue
-        share_pct = 100 * shown[column] / shown["returns"]
-        traces.append(
-            go.Bar(
-                name=column,
-                orientation="h",
-                y=labels,
-                x=share_pct,
-                marker=fill(style),
-                customdata=[numbers.count(n) for n in shown[column]],
-                hovertemplate=f"{column}: %{{customdata}} returns (%{{x:.3~r}} %)<extra></extra>",
-            )
+    labels = [
+        f"{_bold(name)} · {numbers.plural(n, 'return')}, {numbers.share(part, n)} {to}{named}"
+        for name, n, part in zip(shown["name"], shown["returns"], shown[named], strict=True)
+    ]
+    bars = [
+        go.Bar(
+            name=column,
+            orientation="h",
+            y=labels,
+            x=100 * shown[column] / shown["returns"],
+            marker=fill(style),
+            customdata=[numbers.count(n) for n in shown[column]],
+            hovertemplate=f"{column}: %{{customdata}} returns (%{{x:.3~r}} %)<extra></extra>",
         )
-    return _bars(*traces, rows=len(shown), x="share of the vector's returns (%)", xaxis_range=[0, 100])
+        for column, style in styles.items()
+        if shown[column].any()
+    ]
+    return _bars(*bars, rows=len(shown), x="share of the vector's returns (%)", xaxis_range=[0, 100])
 
 
 def rules(frame: pd.DataFrame) -> go.Figure:
@@ -65,42 +65,24 @@ def rules(frame: pd.DataFrame) -> go.Figure:
     Args:
         frame: :func:`iretrace.analysis.frames.by_rule`.
     """
-    labels = [f"{for_plotly(rule)}  " for rule in frame["rule"]]
-    traces = []
-    for column, style in DECISIONS.items():
-        if not frame[column].any():
-            continue
-        named = [f" {numbers.short(n)} {column}" if n else "" for n in frame[column]]
-        traces.append(
-            go.Bar(
-                name=column,
-                orientation="h",
-                y=labels,
-                x=frame[column],
-                marker=fill(style),
-                hovertemplate=f"%{{y}}: %{{x:,}} returns by {column}<extra></extra>",
-            )
+    made = [column for column in DECISIONS if frame[column].any()]
+    labels = []
+    for index, rule in enumerate(frame["rule"]):
+        held = [(column, int(frame[column].iloc[index])) for column in made]
+        listed = ", ".join(f"{numbers.count(n)} by {column}" for column, n in held if n)
+        labels.append(f"{_bold(rule)} · {listed or 'no return'}")
+    bars = [
+        go.Bar(
+            name=column,
+            orientation="h",
+            y=labels,
+            x=frame[column],
+            marker=fill(DECISIONS[column]),
+            hovertemplate=f"%{{x:,}} returns by {column}<extra></extra>",
         )
-        traces.append(_text_at(frame[column], labels, named))
-    return _bars(*traces, rows=len(frame), x="returns", barmode="group" if _mixed(frame) else "stack")
-
-
-def _mixed(frame: pd.DataFrame) -> bool:
-    """Whether a rule gave more than one decision."""
-    return bool((frame[list(DECISIONS)] > 0).sum(axis=1).gt(1).any())
-
-
-def _text_at(x: pd.Series[Any], y: list[str], text: list[str]) -> go.Scatter:
-    return go.Scatter(
-        x=x,
-        y=y,
-        text=text,
-        mode="text",
-        textposition="middle right",
-        hoverinfo="skip",
-        showlegend=False,
-        cliponaxis=False,
-    )
+        for column in made
+    ]
+    return _bars(*bars, rows=len(frame), x="returns")
 
 
 def rates(frame: pd.DataFrame) -> go.Figure:
@@ -118,9 +100,15 @@ def rates(frame: pd.DataFrame) -> go.Figure:
                 y=rows["per_s"],
                 stackgroup="all",
                 mode="lines",
-                line={"width": 1, "color": style.colour, "shape": "hvh"},
+                line={"width": 0, "color": style.colour, "shape": "hvh"},
                 fillcolor=style.colour,
-                fillpattern={"shape": style.pattern, "fillmode": "overlay", "fgcolor": "#ffffff", "fgopacity": 0.5},
+                fillpattern={
+                    "shape": style.pattern,
+                    "fillmode": "overlay",
+                    "fgcolor": "#ffffff",
+                    "fgopacity": 0.5,
+                    "size": 5,
+                },
                 hovertemplate="%{y:,.3~s}/s",
             )
         )
@@ -202,25 +190,25 @@ def depth(frame: pd.DataFrame) -> go.Figure:
         frame: :func:`iretrace.analysis.frames.depths`.
     """
     total = int(frame["returns"].sum())
-    labels = [f"{d} below  " if d else "none below  " for d in frame["depth"]]
-    shown = [f" {numbers.short(n)} ({numbers.share(n, total)})" if n else " 0" for n in frame["returns"]]
-    counts = frame["returns"].where(frame["returns"] > 0)
+    labels = [
+        f"{_bold(f'{d} below' if d else 'none below')} · {numbers.plural(n, 'trap')} ({numbers.share(n, total)})"
+        for d, n in zip(frame["depth"], frame["returns"], strict=True)
+    ]
     bars = go.Bar(
         orientation="h",
         y=labels,
-        x=counts,
+        x=frame["returns"].where(frame["returns"] > 0),
         marker=fill(VECTORS[0]),
         showlegend=False,
-        hovertemplate="%{y}: %{x:,} traps<extra></extra>",
+        hovertemplate="%{x:,} traps<extra></extra>",
     )
     top = np.log10(max(total, 10))
     return _bars(
         bars,
-        _text_at(counts.fillna(1), labels, shown),
         rows=len(frame),
         x="traps (logarithmic)",
         xaxis_type="log",
-        xaxis_range=[-0.3, top * 1.3 + 0.3],
+        xaxis_range=[-0.3, top + 0.1],
         xaxis_dtick=1,
         xaxis_exponentformat="SI",
     )
@@ -234,7 +222,10 @@ def savings(frame: pd.DataFrame) -> go.Figure:
             ``high_per_s`` (TSC cycles per second of recording).
     """
     shown = frame[frame["saved_per_s"] != 0].head(MAX_BARS)
-    labels = [f"{for_plotly(name)}  " for name in shown["name"]]
+    labels = [
+        f"{_bold(name)} · {numbers.cycles(n)} a second"
+        for name, n in zip(shown["name"], shown["saved_per_s"], strict=True)
+    ]
     bars = go.Bar(
         orientation="h",
         y=labels,
@@ -249,7 +240,7 @@ def savings(frame: pd.DataFrame) -> go.Figure:
             "color": "#808080",
             "thickness": 2,
         },
-        hovertemplate="%{y}: %{x:,.3~s} cycles per second<extra></extra>",
+        hovertemplate="%{x:,.3~s} cycles per second<extra></extra>",
     )
     return _bars(
         bars, rows=len(shown), x="projected saving (TSC cycles per second of recording)", xaxis_exponentformat="SI"
@@ -264,7 +255,11 @@ def before_after(frame: pd.DataFrame, tsc_khz: float | None) -> go.Figure:
         tsc_khz: TSC frequency; ``None``: the axis is in TSC cycles.
     """
     shown = frame.head(MAX_BARS)
-    labels = [f"{for_plotly(name)}  " for name in shown["name"]]
+    columns = (shown[name] for name in ("name", "now_cycles", "projected_cycles", "change_pct"))
+    labels = [
+        f"{_bold(name)} · {time_text(now, tsc_khz)} → {time_text(after, tsc_khz)} ({numbers.change(pct)})"
+        for name, now, after, pct in zip(*columns, strict=True)
+    ]
     scale, unit = (1.0, "TSC cycles") if tsc_khz is None else (1e3 / tsc_khz, "µs")
     traces = [
         go.Bar(
@@ -274,14 +269,14 @@ def before_after(frame: pd.DataFrame, tsc_khz: float | None) -> go.Figure:
             x=shown[column] * scale,
             marker=fill(style),
             customdata=[time_text(c, tsc_khz) for c in shown[column]],
-            hovertemplate=f"%{{y}} {name}: %{{customdata}}<extra></extra>",
+            hovertemplate=f"{name}: %{{customdata}}<extra></extra>",
         )
         for name, column, style in (
             ("now, all IRET", "now_cycles", NOW),
             ("projected", "projected_cycles", PROJECTED),
         )
     ]
-    return _bars(*traces, rows=2 * len(shown), x=f"median time from entry to exit ({unit})", barmode="group")
+    return _bars(*traces, rows=len(shown), x=f"median time from entry to exit ({unit})", barmode="group")
 
 
 def fold(frame: pd.DataFrame, limit: int) -> pd.DataFrame:
@@ -293,18 +288,38 @@ def fold(frame: pd.DataFrame, limit: int) -> pd.DataFrame:
     return pd.concat([frame.iloc[:limit], rest], ignore_index=True)
 
 
-def _bars(*traces: go.Bar | go.Scatter, rows: int, x: str, **layout: Any) -> go.Figure:  # noqa: ANN401
-    """Horizontal bars, first row on top."""
+def _bars(*bars: go.Bar, rows: int, x: str, **layout: Any) -> go.Figure:  # noqa: ANN401
+    """Horizontal bars, the first row on top, each under its label: labels beside them leave no room on a phone."""
+    labels = [
+        {"text": label, "x": 0, "xref": "x domain", "xanchor": "left", "y": label, "yshift": _LABEL_PX}
+        | {"showarrow": False, "align": "left", "borderpad": 0}
+        for label in dict.fromkeys(label for bar in bars for label in bar.y)
+    ]
     return figure(
-        *traces,
-        height=120 + 34 * max(rows, 1),
+        *bars,
+        height=100 + _ROW_PX * max(rows, 1),
         x=x,
-        **{"barmode": "stack", "bargap": 0.3, "yaxis_autorange": "reversed", "yaxis_type": "category", **layout},
+        **{
+            "annotations": labels,
+            "barmode": "stack",
+            "bargap": 0.6,
+            "xaxis_rangemode": "tozero",
+            "yaxis_autorange": "reversed",
+            "yaxis_type": "category",
+            "yaxis_showticklabels": False,
+            "yaxis_showgrid": False,
+            "yaxis_ticks": "",
+            **layout,
+        },
     )
 
 
-def _label(name: str, n: int) -> str:
-    return f"{for_plotly(name)} · {numbers.short(n)}  "
+_ROW_PX: Final = 48
+_LABEL_PX: Final = 18
+
+
+def _bold(name: str) -> str:
+    return f"<b>{for_plotly(name)}</b>"
 
 
 def time_text(cycles: float, tsc_khz: float | None) -> str:

@@ -45,7 +45,7 @@ def sentences(study: Study, totals: Totals) -> list[str]:
             f"{clip(study.policy.name)}."
         ),
         _saving(study, totals),
-        _against(totals),
+        _against(study, totals),
     ]
 
 
@@ -73,8 +73,11 @@ def interval(estimate: Estimate) -> str:
     return f"between {numbers.percent(estimate.low)} and {numbers.percent(estimate.high)}"
 
 
-def _against(totals: Totals) -> str:
-    hazards = f"{numbers.plural(totals.hazardous, 'hazard')} found" if totals.hazardous else "No hazard was found"
+def _against(study: Study, totals: Totals) -> str:
+    kinds = list(study.hazards.loc[study.hazards["returns"] > 0, "name"])
+    listed = ", ".join([*kinds[:3], "…"] if len(kinds) > 3 else kinds)
+    found = f"{numbers.plural(totals.hazardous, 'hazard')} found ({listed})"
+    hazards = found if totals.hazardous else "No hazard was found"
     return f"{hazards}; {_lost(totals)}."
 
 

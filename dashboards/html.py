@@ -9,7 +9,10 @@ from __future__ import annotations
 import html
 from typing import Final
 
-MAX_TEXT: Final = 300
+NARROW_SPACE: Final = "\u202f"
+"""Holds a number to its unit (:mod:`iretrace.dashboards.numbers`)."""
+
+MAX_TEXT: Final = 200
 """Longer strings of a trace are cut: the report's size must not depend on what a file says."""
 
 _VOID: Final = frozenset({"meta", "br", "hr", "input", "col"})
@@ -56,7 +59,7 @@ def text(value: str | int) -> Safe:
 
 def clip(value: object) -> str:
     """A string of a trace in readable length, without control characters."""
-    clean = "".join(c if c.isprintable() else " " for c in str(value)[: MAX_TEXT + 1])
+    clean = "".join(c if c.isprintable() or c == NARROW_SPACE else " " for c in str(value)[: MAX_TEXT + 1])
     return clean if len(clean) <= MAX_TEXT else clean[: MAX_TEXT - 1] + "…"
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import Final
 
-THIN: Final = "\u202f"
-"""Narrow no-break space: groups digits and holds a number to its unit."""
+from iretrace.dashboards.html import NARROW_SPACE
+
+THIN: Final = NARROW_SPACE
+"""Groups digits and holds a number to its unit."""
 
 UNKNOWN: Final = "not known"
 
@@ -47,8 +49,14 @@ def percent(value: float | None) -> str:
         return f"<{THIN}0.001{THIN}%"
     if 99.95 <= value < 100:
         return f">{THIN}99.9{THIN}%"
-    digits = 3 if abs(value) < 0.1 else 2 if abs(value) < 1 else 1
-    return f"{value:.{digits}f}".removesuffix(".0") + f"{THIN}%"
+    shown = _three(value) if abs(value) < 1 else f"{value:.1f}".removesuffix(".0")
+    return f"{shown}{THIN}%"
+
+
+def change(pct: float | None) -> str:
+    """A relative change with its sign: ``-3.1 %``, ``+0.2 %``."""
+    shown = percent(pct)
+    return f"+{shown}" if pct is not None and pct > 0 else shown.replace("-", "\u2212")
 
 
 def share(part: float, whole: float) -> str:

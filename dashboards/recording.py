@@ -16,13 +16,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from iretrace.analysis.study import Study
-    from iretrace.footer import Footer, TrapClass
+    from iretrace.footer import Footer, Loss, TrapClass
 
 _CLOCKS: Final = {
     "msr-tsc": "the CPU's own time stamp counter, read in the probes",
     "ktime": "the kernel's monotonic clock, converted to TSC cycles with the anchors in the trace",
     "import": "the time stamps of an imported table",
 }
+
+_CPUS_LISTED: Final = 8
+"""CPUs with the most losses, listed for each cause."""
 
 _LISTED: Final = 64
 """Names listed in a line."""
@@ -138,16 +141,9 @@ def _classes(footer: Footer) -> Safe:
             "shows no flags and no return address.",
         ),
         tables.rows(
-            ("Class", "Vectors", "Entry seen by", "Exit seen by", "Frame from", "What is missing"),
+            ("Class", "Entry seen by", "Exit seen by", "Frame from", "What is missing"),
             (
-                (
-                    c.name,
-                    _vectors(c),
-                    c.entry or "nothing",
-                    c.exit or "nothing",
-                    c.frame or "nothing",
-                    c.lacks or "nothing",
-                )
+                (_named(c), c.entry or "nothing", c.exit or "nothing", c.frame or "nothing", c.lacks or "nothing")
                 for c in footer.classes
             ),
             "Classes of trap",
@@ -155,8 +151,10 @@ def _classes(footer: Footer) -> Safe:
     )
 
 
-def _vectors(trap_class: TrapClass) -> str:
-    return _few(vector_name(vector) for vector in trap_class.vectors) or "device interrupts"
+def _named(trap_class: TrapClass) -> Safe:
+    vectors = _few(vector_name(vector) for vector in trap_class.vectors)
+    more = join(tag("br"), vectors) if vectors and vectors != trap_class.name else None
+    return join(tag("strong", clip(trap_class.name)), more)
 
 
 def _hooks(footer: Footer) -> Safe | None:
@@ -190,17 +188,14 @@ def _mitigations(footer: Footer) -> Safe | None:
 def _losses(footer: Footer) -> Safe:
     if not footer.losses:
         return tag("p", "No loss of events was recorded: every event that a probe saw is in the trace.")
+    by_cause: dict[str, list[Loss]] = {}
+    for loss in footer.losses:
+        by_cause.setdefault(loss.cause, []).append(loss)
     rows = [
-        (
-            loss.cause,
-            "all" if loss.cpu is None else str(loss.cpu),
-            numbers.count(loss.count) if loss.count or loss.cause != "killed" else numbers.UNKNOWN,
-            BY_NAME[loss.cause].doc,
-            BY_NAME[loss.cause].remedy,
-        )
-        for loss in footer.losses
+        (tag("code", cause), _how_many(losses), _on_cpus(losses), BY_NAME[cause].doc, BY_NAME[cause].remedy)
+        for cause, losses in by_cause.items()
     ]
-    table = tables.rows(("Cause", "CPU", "Count", "Meaning", "Remedy"), rows, "Losses by cause and CPU")
+    table = tables.rows(("Cause", "Count", "On CPU", "Meaning", "Remedy"), rows, "Losses by cause and CPU")
     if not footer.is_lossy():
         return join(tag("p", "No trap is missing; some were recorded with less detail."), table)
     lost = footer.lost_events()
@@ -219,6 +214,18 @@ def _losses(footer: Footer) -> Safe:
         ),
         table,
     )
+
+
+def _how_many(losses: list[Loss]) -> str:
+    total = sum(loss.count for loss in losses)
+    return numbers.count(total) if total else numbers.UNKNOWN
+
+
+def _on_cpus(losses: list[Loss]) -> str:
+    worst = sorted((loss for loss in losses if loss.cpu is not None), key=lambda loss: -loss.count)
+    listed = [f"{loss.cpu}: {numbers.count(loss.count)}" for loss in worst[:_CPUS_LISTED]]
+    more = len(worst) - _CPUS_LISTED
+    return ", ".join([*listed, f"and {more} CPUs more"] if more > 0 else listed) or "not by CPU"
 
 
 def _few(names: Iterable[str]) -> str:

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 MAX_ROWS: Final = 3200
 """More rows than any figure has points; bounds the report whatever a trace's footer lists."""
 
+_MAX_LISTED: Final = 100
+"""Rows of text shown: they come from a trace's footer."""
+
+_WORDS: Final = 24
+"""A longer text gets a column wide enough to read."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -48,13 +54,13 @@ def _cell(column: Column, value: Any) -> Safe:  # noqa: ANN401 - a frame's value
     return tag("td", "" if pd.isna(value) else column.show(value), class_="n")
 
 
-def rows(headings: Sequence[str], body: Iterable[Sequence[Child]], caption: str, limit: int = 200) -> Safe:
-    """A table of rows of text; strings are clipped and escaped, and at most ``limit`` rows are shown."""
+def rows(headings: Sequence[str], body: Iterable[Sequence[Child]], caption: str) -> Safe:
+    """A table of rows of text; strings are clipped and escaped, and not all of very many rows are shown."""
     listed: list[Safe] = []
     left = 0
     for row in body:
-        if len(listed) < limit:
-            listed.append(tag("tr", *(tag("td", c if isinstance(c, Safe) else clip(c)) for c in row)))
+        if len(listed) < _MAX_LISTED:
+            listed.append(tag("tr", *(_text_cell(c) for c in row)))
         else:
             left += 1
     if left:
@@ -64,8 +70,13 @@ def rows(headings: Sequence[str], body: Iterable[Sequence[Child]], caption: str,
     return scrolling(table, caption)
 
 
+def _text_cell(value: Child) -> Safe:
+    shown = value if isinstance(value, Safe) else clip(value)
+    return tag("td", shown, class_="words" if len(shown) > _WORDS else None)
+
+
 def scrolling(table: Safe, label: str) -> Safe:
-    """A table in a region of its own that scrolls sideways, by keyboard too."""
+    """A table in a region of its own that scrolls sideways (and where it is long, up and down), by keyboard too."""
     return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label=label)
 
 

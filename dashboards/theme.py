@@ -82,8 +82,8 @@ def figure(*traces: Any, height: int, x: str, y: str = "", **layout: Any) -> go.
         margin={"l": 8, "r": 16, "t": 36, "b": 8},
         legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "traceorder": "normal"},
         hoverlabel={"font": {"family": FONT, "size": 13}, "align": "left", "namelength": -1},
-        xaxis={**axis, "title": {"text": x, "standoff": 8}},
-        yaxis={**axis, "title": {"text": y, "standoff": 8}},
+        xaxis={**axis, "title": {"text": x, "standoff": 8, "font": {"size": 13}}},
+        yaxis={**axis, "title": {"text": y, "standoff": 8, "font": {"size": 13}}},
     )
     fig.update_layout(**layout)
     return fig

@@ -38,15 +38,7 @@ def latency(study: Study, page: Figures) -> Section:
             ),
             tag("h3", "Percentiles of the time from entry to exit"),
             _quantiles(study, counts.latency, "Time from entry to exit"),
-            _distribution(
-                study,
-                page,
-                counts.self_time,
-                ("latency-self", "Self time", "time without nested traps"),
-                "The same without the time that other traps took which came in between on the same CPU.",
-            ),
-            tag("h3", "Percentiles of the self time"),
-            _quantiles(study, counts.self_time, "Self time"),
+            *_self_time(study, page),
             tag(
                 "p",
                 f"Percentiles are read from a histogram and are right within {100 * histogram.RELATIVE_ERROR:.1f} %. "
@@ -57,6 +49,20 @@ def latency(study: Study, page: Figures) -> Section:
     else:
         body.append(tag("p", "No trap has both ends in this trace, so there are no durations to show."))
     return Section(id="latency", title="How long traps take", body=join(*body))
+
+
+def _self_time(study: Study, page: Figures) -> list[Safe | None]:
+    counts = study.counts
+    if (counts.self_time == counts.latency).all():
+        return [tag("p", "No trap came inside these, so their self time is the same.")]
+    figure = _distribution(
+        study,
+        page,
+        counts.self_time,
+        ("latency-self", "Self time", "time without nested traps"),
+        "The same without the time that other traps took which came in between on the same CPU.",
+    )
+    return [figure, tag("h3", "Percentiles of the self time"), _quantiles(study, counts.self_time, "Self time")]
 
 
 def _without_exit(study: Study) -> Safe | None:
@@ -112,6 +118,7 @@ def nesting(study: Study, page: Figures) -> Section:
         Column("vectors", "Which"),
     ]
     nested = int(frame["returns"].iloc[1:].sum())
+    came = numbers.plural(nested, "trap") if nested else "no trap"
     return Section(
         id="nesting",
         title="How traps nest",
@@ -119,7 +126,7 @@ def nesting(study: Study, page: Figures) -> Section:
             "nesting-depth",
             "Traps that were below on the same CPU's stack",
             f"A trap that interrupts another trap's handler has one below it. Here "
-            f"{numbers.plural(nested, 'trap')} came inside another. Each step on the axis is ten times more.",
+            f"{came} came inside another. Each step on the axis is ten times more.",
             plot=figures.depth(frame),
             data=tables.of_frame(frame, columns, "Traps by nesting depth"),
             summary=f"Bars: traps by nesting depth, from none to {len(frame) - 1} below.",
@@ -195,7 +202,7 @@ def _before_after(study: Study, page: Figures) -> Safe | None:
         Column("now_cycles", "Median now", _time(study)),
         Column("projected_cycles", "Projected", _time(study)),
         Column("change_cycles", "Change", _time(study)),
-        Column("change_pct", "Change", numbers.percent),
+        Column("change_pct", "Change", numbers.change),
     ]
     return page.add(
         "before-after",
