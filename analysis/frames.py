@@ -34,6 +34,9 @@ QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 
 MAX_EXAMPLES: Final = 3
 
+_ROUNDING: Final = 1e-6
+"""1 - 0.999 times a thousand is a little less than one."""
+
 _GROUP: Final = histogram.SUB_BUCKETS // 8
 
 
@@ -140,11 +143,14 @@ def durations(table: NDArray[np.int64]) -> pd.DataFrame:
     """Quantiles by vector of one of the accumulator's histograms (``latency``, ``self_time``, ``projected``).
 
     Columns: ``vector``, ``name``, ``traps``, ``p50`` … ``p99.9`` (:data:`QUANTILES`) and ``max``: float64 TSC cycles,
-    within :data:`iretrace.analysis.histogram.RELATIVE_ERROR`.
+    within :data:`iretrace.analysis.histogram.RELATIVE_ERROR`. Above the median NaN where
+    fewer than one trap would lie beyond.
     """
     total = table.sum(axis=1)
     vectors = _by_count(total)
-    found = histogram.quantiles(table[vectors], np.array([*QUANTILES.values(), 1.0]))
+    at = np.array(list(QUANTILES.values()))
+    found = histogram.quantiles(table[vectors], np.array([*at, 1.0]))
+    found[:, :-1][np.outer(total[vectors], 1 - at) < np.where(at > 0.5, 1 - _ROUNDING, 0.0)] = np.nan
     frame = pd.DataFrame({"vector": vectors, "name": [name_of(v) for v in vectors], "traps": total[vectors]})
     return frame.assign(**dict(zip([*QUANTILES, "max"], found.T, strict=True)))
 

@@ -25,7 +25,7 @@ def decisions(frame: pd.DataFrame) -> go.Figure:
     Args:
         frame: :func:`iretrace.analysis.frames.by_vector`.
     """
-    return _shares(frame, DECISIONS, "ERETS" if frame["ERETS"].any() else "RET", "by ")
+    return _shares(frame, DECISIONS, "ERETS" if frame["ERETS"].any() else "RET")
 
 
 def targets(frame: pd.DataFrame) -> go.Figure:
@@ -34,13 +34,13 @@ def targets(frame: pd.DataFrame) -> go.Figure:
     Args:
         frame: :func:`iretrace.analysis.frames.by_vector`.
     """
-    return _shares(frame, TARGETS, "kernel", "to the ")
+    return _shares(frame, TARGETS, "kernel")
 
 
-def _shares(frame: pd.DataFrame, styles: dict[str, Style], named: str, to: str) -> go.Figure:
+def _shares(frame: pd.DataFrame, styles: dict[str, Style], named: str) -> go.Figure:
     shown = fold(frame, MAX_BARS)
     labels = [
-        f"{_bold(name)} · {numbers.plural(n, 'return')}, {numbers.share(part, n)} {to}{named}"
+        f"{_bold(name)} · {numbers.plural(n, 'return')}, {numbers.share(part, n)} {named}"
         for name, n, part in zip(shown["name"], shown["returns"], shown[named], strict=True)
     ]
     bars = [

@@ -12,6 +12,7 @@ THIN: Final = NARROW_SPACE
 
 UNKNOWN: Final = "not known"
 
+_MINUS: Final = "\u2212"
 _LARGE: Final = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
 _TIMES: Final = ((1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1.0, "ns"))
 
@@ -55,8 +56,10 @@ def percent(value: float | None) -> str:
 
 def change(pct: float | None) -> str:
     """A relative change with its sign: ``-3.1 %``, ``+0.2 %``."""
-    shown = percent(pct)
-    return f"+{shown}" if pct is not None and pct > 0 else shown.replace("-", "\u2212")
+    if pct is None or not math.isfinite(pct):
+        return UNKNOWN
+    shown = f"{pct:+.1f}" if abs(pct) >= 0.1 else f"{pct:+.1g}"
+    return f"{shown.replace('-', _MINUS)}{THIN}%"
 
 
 def share(part: float, whole: float) -> str:

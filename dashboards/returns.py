@@ -94,27 +94,31 @@ def _rule_table(frame: pd.DataFrame) -> Safe:
 def could_use_ret(study: Study, page: Figures) -> Section:
     """Decisions by vector."""
     frame = study.by_vector
-    known = [
-        join(tag("a", tag("code", name), href=f"#rule-{name}"), ": ", words.RULES[name].meaning)
-        for name in ("target-cs", "non-ist", "nmi")
-        if name in study.result.policies[0].table.rules
+    rules = frames.by_rule(study.result.policies[0]).sort_values("returns", ascending=False)
+    deciding = [name for name in rules["rule"][rules["returns"] > 0][:3] if name in words.RULES]
+    items = [
+        tag("li", tag("a", tag("code", name), href=f"#rule-{name}"), f": {words.RULES[name].meaning}")
+        for name in deciding
     ]
+    made = "; ".join(f"{name}: {meaning}" for name, meaning in words.DECISIONS.items() if frame[name].any())
     plot = page.add(
         "decisions",
         "How each trap would return",
-        join("Each bar is all returns of one trap; the number after its name says how many. ", words.DECISIONS),
+        f"Each bar is all returns of one trap. {made}.",
         plot=figures.decisions(frame),
         data=tables.of_frame(frame, [*_NAMED, *_counts(frame, frames.CHOICES)], "Decisions by vector"),
         summary="Stacked bars: share of returns by decision and vector. " + _spoken(frame, "name"),
     )
-    intro = tag("p", "The rules that decide most returns:") if known else None
-    listed = tag("ul", *(tag("li", item) for item in known)) if known else None
-    return Section(id="could", title="Which returns could use RET", body=join(intro, listed, plot))
+    intro = join(tag("p", "The rules that decide most returns here:"), tag("ul", *items)) if items else None
+    return Section(id="could", title="Which returns could use RET", body=join(intro, plot))
 
 
 def targets(study: Study, page: Figures) -> Section:
     """Where returns go by vector."""
     frame = study.by_vector
+    rule = None
+    if "target-cs" in study.result.policies[0].table.rules:
+        rule = join(" (rule ", tag("a", tag("code", "target-cs"), href="#rule-target-cs"), ")")
     return Section(
         id="targets",
         title="Where the returns go",
@@ -122,9 +126,9 @@ def targets(study: Study, page: Figures) -> Section:
             "targets-by-vector",
             "To the kernel or to user mode",
             join(
-                "Only a trap that interrupted the kernel goes back to it, and only such a return can be changed (rule ",
-                tag("a", tag("code", "target-cs"), href="#rule-target-cs"),
-                "). “Unknown” means that no frame and no stack told; it is judged as not to the kernel.",
+                "Only a trap that interrupted the kernel goes back to it, and only such a return can be changed",
+                rule,
+                ". “Unknown” means that no frame and no stack told; it is judged as not to the kernel.",
             ),
             plot=figures.targets(frame),
             data=tables.of_frame(frame, [*_NAMED, *_counts(frame, frames.TARGETS)], "Targets by vector"),

@@ -41,7 +41,8 @@ def latency(study: Study, page: Figures) -> Section:
             *_self_time(study, page),
             tag(
                 "p",
-                f"Percentiles are read from a histogram and are right within {100 * histogram.RELATIVE_ERROR:.1f} %. "
+                "A percentile is left out where there are too few traps for it. Percentiles are read from a histogram "
+                f"and are right within {100 * histogram.RELATIVE_ERROR:.1f} %. "
                 "The probes sit inside the entry and exit code, so the first and last instructions are not in these "
                 "times, but the probes' own time is.",
             ),

@@ -75,7 +75,9 @@ SEVERITIES: Final = {
 }
 """Meaning of :attr:`iretrace.replay.hazards.Hazard.severity`."""
 
-DECISIONS: Final = (
-    "RET: an ordinary return, possible only to the kernel. IRET: the slow one the kernel uses today. "
-    "ERETS and ERETU: FRED's returns to the kernel and to user mode."
-)
+DECISIONS: Final = {
+    "RET": "an ordinary return, possible only to the kernel",
+    "IRET": "the slow return the kernel uses today",
+    "ERETS": "FRED's return to the kernel",
+    "ERETU": "FRED's return to user mode",
+}
