@@ -224,7 +224,7 @@ def read_contents(path: Path) -> Contents:
                     batches.append(
                         Batch(begin_byte=begin, n_events=len(events), first_tsc=int(tsc.min()), last_tsc=int(tsc.max()))
                     )
-    except (pa.ArrowException, OSError, msgspec.DecodeError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # text that is not UTF-8 is a ValueError
         raise InputError(
             path, f"is no partial file of iretrace ({' '.join(str(error).split())[:120]})", expected="FILE.partial"
         ) from None

@@ -55,7 +55,7 @@ class Probes:
         self.nmi_rings: dict[int, Ring] = {}
         self.attached: dict[str, int] = {}
         self.failed: dict[str, str] = {}
-        rings_fd = self._module["rings"].map_fd
+        rings_fd = self._module[b"rings"].map_fd
         try:
             for cpu in cpus:
                 self.rings[cpu] = Ring(options.ring_bytes, f"iretrace_{cpu}")
@@ -70,13 +70,13 @@ class Probes:
 
     def set_tsc_counters(self, fds: dict[int, int]) -> None:
         """Give the programs the msr/tsc counter of each CPU."""
-        map_fd = self._module["tsc_counter"].map_fd
+        map_fd = self._module[b"tsc_counter"].map_fd
         for cpu, fd in fds.items():
             syscalls.update_element(map_fd, struct.pack("=I", cpu), struct.pack("=I", fd))
 
     def set_entry_stubs(self, stubs: dict[int, tuple[int, int]]) -> None:
         """Tell the programs where each vector's entry stub lies (:data:`TEXT_DEVICE`: device interrupts)."""
-        map_fd = self._module["entry_text"].map_fd
+        map_fd = self._module[b"entry_text"].map_fd
         for index, (low, high) in stubs.items():
             syscalls.update_element(map_fd, struct.pack("=I", index), struct.pack("=QQ", low, high))
 
@@ -130,7 +130,7 @@ class Probes:
 
     def losses(self) -> list[footers.Loss]:
         """What the programs counted as lost, by cause and CPU."""
-        table = self._module["losses"]
+        table = self._module[b"losses"]
         found = []
         for index, cause in enumerate(LOSS_CAUSES):
             per_cpu = table[ctypes.c_int(index)]
@@ -191,7 +191,7 @@ def read_idt() -> bytes:
             syscalls.run_raw_tracepoint_once(function.fd)
         except OSError as error:
             raise MachineError("IDT", f"could not be read ({error.strerror})") from None
-        copy = module["idt"][ctypes.c_int(0)]
+        copy = module[b"idt"][ctypes.c_int(0)]
         if copy.status != 0:
             raise MachineError("IDT", f"is not at {kernel.IDT_ADDRESS:#x} (error {copy.status})")
         return bytes(copy.bytes)

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f"; see: {context.command_path} --help" if context is not None else ""
-        _fail(" ".join(error.format_message().split()) + hint)
+        _fail(" ".join(error.format_message().split()).rstrip(".") + hint)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted")
     except BrokenPipeError:

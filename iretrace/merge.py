@@ -21,6 +21,8 @@ def safe_until(first_tsc: Sequence[int]) -> NDArray[np.uint64]:
     Returns:
         Array of shape (n,): the smallest TSC of all later batches; 2^64 - 1 after the last.
     """
+    if not first_tsc:
+        return np.empty(0, np.uint64)
     later = np.array([*first_tsc[1:], 2**64 - 1], np.uint64)
     earliest: NDArray[np.uint64] = np.minimum.accumulate(later[::-1])[::-1]
     return earliest

@@ -160,8 +160,8 @@ def describe(footer: Footer) -> str:
     saving, reason = _decide(footer)
     if saving is None:
         return f"saving by RET unknown: {reason}"
-    interval = f"[{saving.low:.1f}, {saving.high:.1f}]"
-    return f"RET saves {saving.cycles:.1f} {interval} TSC cycles a return: {saving.source}"
+    interval = f"[{_number(saving.low)}, {_number(saving.high)}]"
+    return f"RET saves {_number(saving.cycles)} {interval} TSC cycles a return: {saving.source}"
 
 
 def mitigation_in_force(mitigations: Mapping[str, str]) -> Mitigation | None:
@@ -204,6 +204,8 @@ def _decide(footer: Footer) -> tuple[Saving | None, str]:
     if saving is not None:
         return saving, ""
     reasons.append(_lack(f"the reference table, for {_cpu_name(footer.cpu, rows)},", _referred(rows), wanted))
+    if rows:
+        reasons.append("it knows of " + ", ".join(f"{row.path} {row.cycles:g} {row.clock} cycles" for row in rows))
     return None, "; ".join(reasons)
 
 
@@ -230,10 +232,15 @@ def _between(costs: Mapping[str, Cost], wanted: Iterable[str], source: str) -> S
     cycles = iret.median_cycles - dearest.median_cycles
     if not (math.isfinite(low) and math.isfinite(high)):
         return None
-    spelled = " or ".join(f"{_SPELLED[cost.path]} {cost.median_cycles:.1f}" for cost in paths)
+    spelled = " or ".join(f"{_SPELLED[cost.path]} {_number(cost.median_cycles)}" for cost in paths)
     return Saving(
-        cycles=cycles, low=low, high=high, source=f"IRETQ {iret.median_cycles:.1f} against {spelled}, {source}"
+        cycles=cycles, low=low, high=high, source=f"IRETQ {_number(iret.median_cycles)} against {spelled}, {source}"
     )
+
+
+def _number(cycles: float) -> str:
+    """One decimal; a figure that no CPU can have (footers are untrusted) stays short."""
+    return f"{cycles:.1f}" if abs(cycles) < 1e6 else f"{cycles:.1e}"
 
 
 def _timed(costs: Iterable[Cost]) -> dict[str, Cost]:
@@ -282,8 +289,9 @@ def _referred(rows: Iterable[Reference]) -> dict[str, Cost]:
 
 
 def _sources(rows: Iterable[Reference], wanted: Iterable[str]) -> str:
-    paths = {IRETQ, *wanted}
-    return "; ".join(dict.fromkeys(row.source for row in rows if row.clock == "tsc" and row.path in paths))
+    used = [row for row in rows if row.clock == "tsc" and row.path in {IRETQ, *wanted}]
+    spread = "" if all(row.low is not None and row.high is not None for row in used) else ", no spread recorded"
+    return "; ".join(dict.fromkeys(row.source for row in used)) + spread
 
 
 def _cpu_name(cpu: Cpu, rows: list[Reference]) -> str:

@@ -1,8 +1,9 @@
 """CSV: anyone's events as a table become a trace.
 
-Columns are those of the trace, by name (:data:`iretrace.schema.EVENT_COLUMNS`); ``tsc``, ``cpu``, ``phase`` and
-``vector`` must be there, the others may be, and columns of other names are left out. Integers are decimal or ``0x…``; an empty cell is null; ``to_kernel``
-is ``true``/``false`` or ``1``/``0``. Rows need no order. Read a block at a time; memory grows with disorder only.
+Columns are those of the trace, by name (:data:`iretrace.schema.EVENT_COLUMNS`). ``tsc``, ``cpu``, ``phase`` and
+``vector`` must be there, the others may be, and columns of other names are left out. Integers are decimal or
+``0x…``; an empty cell is null; ``to_kernel`` is ``true``/``false`` or ``1``/``0``. Rows need no order. The file is
+read a block at a time; memory grows with the table's disorder only.
 """
 
 from __future__ import annotations

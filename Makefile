@@ -1,0 +1,50 @@
+# The two commands: `make demo` and `make test`. Everything they need is installed by name.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+# Needed to record (python3-bpfcc), to build (python3-dev) and, by the tests only, as oracle (linux-perf) and browser.
+DEMO_PACKAGES := python3-bpfcc
+TEST_PACKAGES := $(DEMO_PACKAGES) chromium linux-perf
+
+INSTALLED := $(VENV)/.installed
+SOURCES   := setup.py pyproject.toml $(wildcard */*.c */*.h iretrace/native/*)
+
+.PHONY: demo test lint unit bench sample clean packages-demo packages-test
+
+demo: $(INSTALLED) packages-demo
+	@sh tools/demo.sh $(BIN)/iretrace $(BIN)/python
+
+test: $(INSTALLED) packages-test lint unit
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+bench: $(INSTALLED) packages-test
+	$(BIN)/python -m benchmarks
+
+sample: $(INSTALLED)
+	$(BIN)/python samples/record.py
+
+# An interpreter without its headers cannot build the extension; Debian has them apart.
+$(INSTALLED): $(SOURCES)
+	@$(PYTHON) -c 'import sysconfig, pathlib, sys; sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' \
+		|| sh tools/packages.sh python3-dev
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+packages-demo:
+	@sh tools/packages.sh $(DEMO_PACKAGES)
+
+packages-test:
+	@sh tools/packages.sh $(TEST_PACKAGES)
+
+clean:
+	rm -rf $(VENV) build *.egg-info iretrace/_native*.so demo report.html

@@ -1,0 +1,55 @@
+"""Writes ``docs/reference.md`` from the code: verbs and options, columns, losses, classes of trap.
+
+Usage: python docs/generate.py (tests/test_docs.py holds the file and the code together)
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import click
+
+from iretrace.collect.hooks import CLASSES
+from iretrace.losses import CAUSES
+from iretrace.schema import EVENT_COLUMNS, PREDICTION_COLUMNS, Column
+from iretrace.verbs import VERBS
+
+TARGET = Path(__file__).resolve().parent / "reference.md"
+
+
+def reference() -> str:
+    """The whole page."""
+    parts = ["# Reference", "", "Written by `python docs/generate.py` from the code.", "", "## Verbs", ""]
+    for verb in VERBS:
+        parts += [f"### iretrace {verb.name}", "", "```text", _help(verb.name, verb.module), "```", ""]
+    parts += ["## Columns of a trace", "", *_columns(EVENT_COLUMNS)]
+    parts += ["## Columns of predictions (`replay -o`)", "", *_columns(PREDICTION_COLUMNS)]
+    parts += ["## Losses", "", "| cause | severity | stage | meaning | remedy |", "|---|---|---|---|---|"]
+    parts += [f"| `{c.name}` | {c.severity} | {c.stage} | {c.doc} | {c.remedy} |" for c in CAUSES]
+    parts += ["", "## Classes of trap and their hooks", ""]
+    parts += ["| class | vectors | entry | exit | frame | what it cannot show |", "|---|---|---|---|---|---|"]
+    for item in CLASSES:
+        vectors = ", ".join(f"{vector:#x}" for vector in item.vectors) or "any"
+        entries = ", ".join(f"`{hook.tracepoint}`" for hook in item.entries)
+        exits = ", ".join(f"`{hook.tracepoint}`" for hook in item.exits) or "none"
+        parts.append(f"| {item.name} | {vectors} | {entries} | {exits} | {item.frame or 'none'} | {item.lacks} |")
+    return "\n".join(parts) + "\n"
+
+
+def _help(name: str, module: str) -> str:
+    command: click.Command = importlib.import_module(module).command
+    with click.Context(command, info_name=f"iretrace {name}", terminal_width=100, max_content_width=100) as context:
+        return command.get_help(context)
+
+
+def _columns(columns: tuple[Column, ...]) -> list[str]:
+    rows = ["| column | type | null | unit | meaning |", "|---|---|---|---|---|"]
+    for column in columns:
+        null = "yes" if column.nullable else ""
+        rows.append(f"| `{column.name}` | `{column.type}` | {null} | {column.unit} | {column.doc} |")
+    return [*rows, ""]
+
+
+if __name__ == "__main__":
+    TARGET.write_text(reference(), encoding="utf-8")

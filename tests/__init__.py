@@ -1,0 +1,1 @@
+"""iretrace's tests."""

@@ -1,0 +1,38 @@
+"""The documentation says what the code does: generated pages are current, links lead somewhere, names appear."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from typing import TYPE_CHECKING
+
+import pytest
+
+from iretrace.verbs import VERBS
+from tests.conftest import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+def test_the_reference_is_current() -> None:
+    """docs/reference.md is what docs/generate.py makes of the code as it is."""
+    made = runpy.run_path(str(ROOT / "docs" / "generate.py"))["reference"]()
+    assert (ROOT / "docs" / "reference.md").read_text() == made, "run: python docs/generate.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link of a page points to a file of the repository."""
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+        if not target.startswith(("http://", "https://", "mailto:")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_verb_is_in_the_readme() -> None:
+    """A newcomer finds each verb named in the README."""
+    text = (ROOT / "README.md").read_text()
+    for verb in VERBS:
+        assert f"iretrace {verb.name}" in text, verb.name
