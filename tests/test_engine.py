@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +31,7 @@ def batches(events: Sequence[dict[str, Any]], cuts: Iterable[int] = ()) -> list[
     if not whole:
         return []
     edges = sorted({0, *(cut for cut in cuts if cut < len(events)), len(events)})
-    return [whole[0].slice(a, b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    return [whole[0].slice(a, b - a) for a, b in pairwise(edges)]
 
 
 def as_returns(rows: Rows | None) -> list[Return]:
