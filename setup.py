@@ -69,6 +69,7 @@ setup(
         "iretrace": ["py.typed"],
         "iretrace.bpf": ["*.c", "*.h", "stub/**/*.h"],
         "iretrace.replay": ["*.toml"],
+        "iretrace.dashboards": ["report.html", "report.css", "report.js"],
     },
     ext_modules=[NATIVE],
     install_requires=INSTALL_REQUIRES,

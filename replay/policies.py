@@ -269,15 +269,21 @@ FRED: Final = Policy(
 BUILT_IN: Final = {policy.name: policy for policy in (IRET, RFC2014, RFC2014_REVIEWED, RFC2014_HOST_IST, FRED)}
 
 
+def built_in() -> dict[str, Policy]:
+    """Every policy that comes with iretrace, by name."""
+    from iretrace.replay.fixed import RFC2014_FIXED  # noqa: PLC0415 - it is made of this module's classes
+
+    return {**BUILT_IN, RFC2014_FIXED.name: RFC2014_FIXED}
+
+
 def by_name(name: str) -> Policy:
     """The built-in policy called ``name`` (:func:`iretrace.replay.own.find` also takes files).
 
     Raises:
         UsageError: there is none.
     """
-    try:
-        return BUILT_IN[name]
-    except KeyError:
-        raise UsageError(
-            f"--policy {name}", "no such policy", expected=f"one of {', '.join(BUILT_IN)}, or FILE.py:FUNCTION"
-        ) from None
+    known = built_in()
+    if name not in known:
+        expected = f"one of {', '.join(known)}, or FILE.py:FUNCTION"
+        raise UsageError(f"--policy {name}", "no such policy", expected=expected)
+    return known[name]

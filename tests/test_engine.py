@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +31,7 @@ def batches(events: Sequence[dict[str, Any]], cuts: Iterable[int] = ()) -> list[
     if not whole:
         return []
     edges = sorted({0, *(cut for cut in cuts if cut < len(events)), len(events)})
-    return [whole[0].slice(a, b - a) for a, b in pairwise(edges)]
+    return [whole[0].slice(a, b - a) for a, b in itertools.pairwise(edges)]
 
 
 def as_returns(rows: Rows | None) -> list[Return]:

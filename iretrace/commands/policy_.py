@@ -37,13 +37,13 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 def list_policies(*, as_json: bool) -> int:
     """List the policies that come with iretrace."""
-    from iretrace.replay.policies import BUILT_IN  # noqa: PLC0415 - heavy imports wait for the verb
+    from iretrace.replay.policies import built_in  # noqa: PLC0415 - heavy imports wait for the verb
 
     if as_json:
-        _print_json([{"policy": p.name, "doc": p.doc, "rules": list(p.rules)} for p in BUILT_IN.values()], "policies")
+        _print_json([{"policy": p.name, "doc": p.doc, "rules": list(p.rules)} for p in built_in().values()], "policies")
         return EXIT_OK
     formatter = click.HelpFormatter(width=100)
-    formatter.write_dl([(policy.name, policy.doc) for policy in BUILT_IN.values()])
+    formatter.write_dl([(policy.name, policy.doc) for policy in built_in().values()])
     click.echo(formatter.getvalue(), nl=False)
     return EXIT_OK
 

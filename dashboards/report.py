@@ -1,0 +1,46 @@
+"""The offline HTML report: one trace under one policy, for someone who has never read the mail."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from iretrace.analysis.totals import totals as add_up
+from iretrace.dashboards import findings, headline, recording, returns, times
+from iretrace.dashboards.html import clip, join, tag
+from iretrace.dashboards.page import Figures, render
+
+if TYPE_CHECKING:
+    from iretrace.analysis.study import Study
+
+
+def report(study: Study) -> str:
+    """The report as one HTML document that loads nothing; at most 6 MB whatever the trace's length.
+
+    Args:
+        study: :func:`iretrace.analysis.study.study`.
+    """
+    totals = add_up(study)
+    page = Figures()
+    sections = [
+        headline.section(study, totals),
+        recording.section(study),
+        returns.rules(study, page),
+        returns.could_use_ret(study, page),
+        returns.targets(study, page),
+        returns.over_time(study, page),
+        times.latency(study, page),
+        times.nesting(study, page),
+        times.saved(study, totals, page),
+        findings.hazards(study),
+        findings.repairs(study),
+        findings.method(study),
+    ]
+    file = study.result.trace.path.name
+    host = study.footer.host.name
+    return render(
+        title=f"{clip(file)}: iretrace",
+        heading=f"Returns from traps on {clip(host)}" if host else "Returns from traps",
+        subtitle=join(tag("code", clip(file)), f" · policy {clip(study.policy.name)}"),
+        sections=sections,
+        figures=page,
+    )
