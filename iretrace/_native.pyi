@@ -8,16 +8,14 @@ def time_return(path: str, iterations: int, repeats: int, /) -> list[float]: ...
 def return_paths() -> dict[str, bool]: ...
 def shadow_stack() -> bool: ...
 
-# From replay/engine.c. An engine is a capsule.
+# From replay/engine_module.c. An engine is a capsule.
 def engine_new(
     kernel_cs: int,
     lossy: bool,
     exitless: bytes,
     nmi_text: bytes,
     effects: bytes,
-    counts: object,
-    first_tsc: object,
-    first_cpu: object,
+    cells: object,
     /,
 ) -> object: ...
 def engine_feed(

@@ -26,5 +26,6 @@ VERBS: Final = (
     Verb("calibrate", "Time IRET against the RET paths on this CPU."),
     Verb("import", "Make a trace of a CSV table, or of the partial file of a killed run."),
     Verb("replay", "Put a trace through the algorithm: RET or IRET for every return."),
+    Verb("verify", "Explore nested traps against a policy: the shortest way to each hazard."),
     Verb("report", "Show a trace's predictions as one offline HTML file."),
 )

@@ -1,22 +1,26 @@
-"""Reading ahead: an iterator that runs in a thread of its own, a few items before its reader."""
+"""Reading ahead: an iterable that runs in a thread of its own, a few items before its reader."""
 
 from __future__ import annotations
 
 import queue
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Iterable, Iterator
 
 T = TypeVar("T")
 
+_POLL_SECONDS = 0.1
 
-def read_ahead(items: Iterable[T], *, depth: int = 1) -> Generator[T]:
-    """Yield ``items`` while a thread makes the next ones; what it raises is raised here, in its turn.
 
-    At most ``depth`` finished items wait, beside the one in the making and the one in the reader's hands. The
-    thread ends when the reader is done or closes the iterator early.
+@contextmanager
+def reading_ahead(items: Iterable[T], *, depth: int = 2) -> Iterator[Iterator[T]]:
+    """Give an iterator over ``items``, which a thread begins to make at once.
+
+    At most ``depth`` finished items wait, beside the one in the making and the one in the reader's hands. What the
+    thread raises is raised by the iterator, in its turn. The thread has ended when the block is left.
     """
     waiting: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(depth)
     stop = threading.Event()
@@ -24,7 +28,7 @@ def read_ahead(items: Iterable[T], *, depth: int = 1) -> Generator[T]:
     def offer(item: tuple[T] | BaseException | None) -> None:
         while not stop.is_set():
             try:
-                waiting.put(item, timeout=0.1)
+                waiting.put(item, timeout=_POLL_SECONDS)
             except queue.Full:
                 continue
             return
@@ -42,10 +46,14 @@ def read_ahead(items: Iterable[T], *, depth: int = 1) -> Generator[T]:
     thread = threading.Thread(target=work, name="read-ahead", daemon=True)
     thread.start()
     try:
-        while (item := waiting.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item[0]
+        yield _taken(waiting)
     finally:
         stop.set()
         thread.join()
+
+
+def _taken(waiting: queue.Queue[tuple[T] | BaseException | None]) -> Iterator[T]:
+    while (item := waiting.get()) is not None:
+        if isinstance(item, BaseException):
+            raise item
+        yield item[0]

@@ -82,6 +82,9 @@ RETURN_DTYPE: Final = np.dtype(
 )
 """One return, as the engine writes it (``struct row``); ``context`` has its nested bit clear."""
 
+CELL_DTYPE: Final = np.dtype([("count", np.uint64), ("first_tsc", np.uint64), ("first_cpu", np.uint16)], align=True)
+"""What the engine keeps of one context (``struct cell``)."""
+
 _UP, _DOWN, _CLEAR, _NOT_SELF = 1, 2, 4, 8
 
 
@@ -149,19 +152,17 @@ class Engine:
 
     def __init__(self, pairing: Pairing, counters: Sequence[NestCounter]) -> None:
         self._n = len(counters)
-        shape = (self._n, contexts.N_CONTEXTS)
-        self.counts: NDArray[np.uint64] = np.zeros(shape, np.uint64)
-        self.first_tsc: NDArray[np.uint64] = np.zeros(shape, np.uint64)
-        self.first_cpu: NDArray[np.uint16] = np.zeros(shape, np.uint16)
+        cells = np.zeros((self._n, contexts.N_CONTEXTS), CELL_DTYPE)
+        self.counts: NDArray[np.uint64] = cells["count"]
+        self.first_tsc: NDArray[np.uint64] = cells["first_tsc"]
+        self.first_cpu: NDArray[np.uint16] = cells["first_cpu"]
         self._native = _native.engine_new(
             -1 if pairing.kernel_cs is None else pairing.kernel_cs,
             pairing.lossy,
             bytes(slot in pairing.exitless for slot in range(contexts.N_SLOTS)),
             np.array(disjoint(pairing.nmi_text), np.uint64).tobytes(),
             b"".join(_effects(counter) for counter in counters),
-            self.counts,
-            self.first_tsc,
-            self.first_cpu,
+            cells,
         )
 
     def feed(self, batch: pa.RecordBatch, *, rows: bool = False) -> Rows | None:

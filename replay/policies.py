@@ -155,7 +155,10 @@ def by_name(name: str) -> Policy:
     Raises:
         UsageError: there is none.
     """
+    from iretrace.replay.fixed import RFC2014_FIXED  # noqa: PLC0415 - it is made of this module's classes
+
+    known = {**BUILT_IN, RFC2014_FIXED.name: RFC2014_FIXED}
     try:
-        return BUILT_IN[name]
+        return known[name]
     except KeyError:
-        raise UsageError(f"--policy {name}", "no such policy", expected="one of " + ", ".join(BUILT_IN)) from None
+        raise UsageError(f"--policy {name}", "no such policy", expected="one of " + ", ".join(known)) from None

@@ -13,13 +13,13 @@ import numpy as np
 
 from iretrace.errors import UsageError
 from iretrace.replay import contexts
-from iretrace.replay.ahead import read_ahead
+from iretrace.replay.ahead import reading_ahead
 from iretrace.replay.engine import COLUMNS, End, Engine, Pairing, Rows
 from iretrace.replay.tables import Table, depends_on_ist, enumerate_policy, ist_vectors
 from iretrace.trace import ROW_GROUP_EVENTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import pyarrow as pa
     from numpy.typing import NDArray
@@ -127,10 +127,11 @@ def replay(trace: Trace, policies: Sequence[Policy], *, sink: Callable[[Returns]
         Damaged: the trace holds what it must not.
         UsageError: a policy is not a pure function from contexts to choices.
     """
-    run = _Run(trace.footer, policies)
-    for rows in run.through(trace, rows=sink is not None):
-        if sink is not None and rows is not None:
-            sink(run.decide(rows))
+    with reading_ahead(trace.batches(_columns(rows=sink is not None))) as batches:
+        run = _Run(trace.footer, policies)
+        for rows in run.through(batches, rows=sink is not None):
+            if sink is not None and rows is not None:
+                sink(run.decide(rows))
     return run.result(trace)
 
 
@@ -141,10 +142,15 @@ def returns(trace: Trace, policies: Sequence[Policy]) -> Iterator[Returns]:
         Damaged: the trace holds what it must not.
         UsageError: a policy is not a pure function from contexts to choices.
     """
-    run = _Run(trace.footer, policies)
-    for rows in run.through(trace, rows=True):
-        if rows is not None and rows.returns.size:
-            yield run.decide(rows)
+    with reading_ahead(trace.batches(_columns(rows=True))) as batches:
+        run = _Run(trace.footer, policies)
+        for rows in run.through(batches, rows=True):
+            if rows is not None and rows.returns.size:
+                yield run.decide(rows)
+
+
+def _columns(*, rows: bool) -> tuple[str, ...]:
+    return (*COLUMNS, "pid") if rows else COLUMNS
 
 
 class _Run:
@@ -163,17 +169,13 @@ class _Run:
         self._engine = Engine(Pairing.from_footer(footer), counters)
         self._notes = tuple(_notes(footer, policies, ist))
 
-    def through(self, trace: Trace, *, rows: bool) -> Iterator[Rows | None]:
-        columns = (*COLUMNS, "pid") if rows else COLUMNS
-        batches = read_ahead(trace.batches(columns))
-        try:
-            for batch in batches:
-                # A row group may be large, and rows are made of all of a batch at once.
-                for part in _parts(batch.select(columns)) if rows else (batch.select(columns),):
-                    yield self._engine.feed(part, rows=rows)
-            yield self._engine.finish(rows=rows)
-        finally:
-            batches.close()
+    def through(self, batches: Iterable[pa.RecordBatch], *, rows: bool) -> Iterator[Rows | None]:
+        columns = _columns(rows=rows)
+        for batch in batches:
+            # A row group may be large, and rows are made of all of a batch at once.
+            for part in _parts(batch.select(columns)) if rows else (batch.select(columns),):
+                yield self._engine.feed(part, rows=rows)
+        yield self._engine.finish(rows=rows)
 
     def decide(self, rows: Rows) -> Returns:
         decisions = []

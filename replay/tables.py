@@ -24,6 +24,8 @@ POLICY_BITS: Final = 5
 
 MAX_RULES: Final = 255
 
+CHOICES: Final = "one of " + ", ".join(Choice.__members__)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
@@ -84,9 +86,10 @@ def enumerate_policy(policy: Policy, ist: frozenset[int]) -> Table:
     """
     asked = policy_contexts(ist)
     rules = {rule: i for i, rule in enumerate(policy.rules)}
-    answers = [_ask(policy, context, rules) for context in asked]
+    codes: dict[Any, tuple[int, int]] = {}  # few answers, many contexts: each answer is checked once
+    answers = [_ask(policy, context, rules, codes) for context in asked]
     for context, answer in zip(asked, answers, strict=True):
-        if _ask(policy, context, rules) != answer:
+        if _ask(policy, context, rules, codes) != answer:
             raise _refusal(policy, context, "gave two answers", expected="a pure function of its context")
     pairs = np.array(answers, np.uint8)
     fields = contexts.every()
@@ -105,21 +108,28 @@ def depends_on_ist(policy: Policy, ist: frozenset[int]) -> bool:
     return here != there
 
 
-def _ask(policy: Policy, context: Context, rules: dict[str, int]) -> tuple[int, int]:
-    answer: Any
+def _ask(policy: Policy, context: Context, rules: dict[str, int], codes: dict[Any, tuple[int, int]]) -> tuple[int, int]:
     try:
-        answer = policy.decide(context)
+        answer: Any = policy.decide(context)
     except Exception as error:  # noqa: BLE001 - a user's function may raise anything
         raise _refusal(policy, context, f"raised {type(error).__name__}: {error}") from None
     if not isinstance(answer, tuple) or len(answer) != 2:
         raise _refusal(policy, context, f"gave {answer!r}", expected="a pair (choice, rule)")
     choice, rule = answer
-    if isinstance(choice, str) and choice in Choice.__members__:
-        choice = Choice[choice]
-    if not isinstance(choice, Choice):
-        raise _refusal(policy, context, f"chose {choice!r}", expected="one of " + ", ".join(Choice.__members__))
+    if not isinstance(choice, Choice | str):
+        raise _refusal(policy, context, f"chose {choice!r}", expected=CHOICES)
     if not isinstance(rule, str) or not rule:
         raise _refusal(policy, context, f"named the rule {rule!r}", expected="a name")
+    if answer not in codes:
+        codes[answer] = _code(policy, context, choice, rule, rules)
+    return codes[answer]
+
+
+def _code(policy: Policy, context: Context, choice: Choice | str, rule: str, rules: dict[str, int]) -> tuple[int, int]:
+    if isinstance(choice, str):
+        if choice not in Choice.__members__:
+            raise _refusal(policy, context, f"chose {choice!r}", expected=CHOICES)
+        choice = Choice[choice]
     if rule not in rules:
         if policy.rules:
             raise _refusal(policy, context, f"named the rule {rule!r}", expected="one of " + ", ".join(policy.rules))

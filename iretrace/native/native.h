@@ -7,6 +7,6 @@
 
 extern PyMethodDef iretrace_tsc_methods[];     /* collect/tsc.c */
 extern PyMethodDef iretrace_returns_methods[]; /* collect/returns.c */
-extern PyMethodDef iretrace_engine_methods[];  /* replay/engine.c */
+extern PyMethodDef iretrace_engine_methods[];  /* replay/engine_module.c */
 
 #endif
