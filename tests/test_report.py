@@ -15,7 +15,7 @@ from iretrace.commands.report_ import command, default_output
 from iretrace.dashboards.report import report
 from iretrace.errors import InputError, OutputError, UsageError
 from iretrace.footer import Anchor, Clock, Cpu, Footer, Hook, Host, Loss, TrapClass, Window
-from iretrace.replay.policies import by_name
+from iretrace.replay.policies import BUILT_IN, by_name
 from iretrace.trace import open_trace
 from tests.sample_trace import footer, write_sample
 from tests.traces import event, write_trace
@@ -188,7 +188,7 @@ def test_unknown_stays_unknown(tmp_path: Path) -> None:
     assert "The trace does not name the kernel's CS" in page.text
 
 
-@pytest.mark.parametrize("policy", ["iret", "rfc2014"])
+@pytest.mark.parametrize("policy", sorted(BUILT_IN))
 def test_every_policy_has_a_report(tmp_path: Path, policy: str) -> None:
     """Links lead somewhere whatever the policy's rules are."""
     page = Page(make(write_sample(tmp_path / "s.parquet"), policy))
@@ -196,6 +196,8 @@ def test_every_policy_has_a_report(tmp_path: Path, policy: str) -> None:
     assert {(a.get("href") or "#answer")[1:] for a in page.all("a")} <= ids
     if policy == "iret":
         assert "No return would use RET" in page.text
+    if policy == "fred":
+        assert "What that would save is not known: there is no cost of ERETS." in page.text
 
 
 def test_hostile_strings_stay_text(tmp_path: Path) -> None:
@@ -294,3 +296,15 @@ def test_errors_say_what_to_do(
     with pytest.raises(error, match=says):
         CliRunner().invoke(command, [a.format(trace=trace) for a in arguments], catch_exceptions=False)
     assert [path.name for path in tmp_path.iterdir()] == ["run.parquet"]
+
+
+def test_a_policy_of_ones_own(tmp_path: Path) -> None:
+    """A function in a file decides; its rules are named as it names them, as text."""
+    (tmp_path / "mine.py").write_text("def decide(context):\n    return 'IRET', '<i>mine</i>'\n")
+    trace, out = write_sample(tmp_path / "run.parquet"), tmp_path / "r.html"
+    arguments = [str(trace), "-o", str(out), "--policy", f"{tmp_path / 'mine.py'}:decide"]
+    assert CliRunner().invoke(command, arguments, catch_exceptions=False).exit_code == 0
+    page = Page(out.read_text(encoding="utf-8"))
+    assert page.open == []
+    assert "<i>mine</i>" in page.text
+    assert not page.all("i")
