@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from iretrace.analysis import frames
 from iretrace.analysis.accumulate import Accumulator
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from iretrace.replay.policies import Policy
     from iretrace.replay.run import Result
     from iretrace.trace import Trace
+
+_PLAUSIBLE_KHZ: Final = (1e3, 1e9)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +51,9 @@ class Study:
 
     @property
     def tsc_khz(self) -> float | None:
-        """TSC frequency; ``None``: not known."""
-        return self.footer.clock.tsc_khz
+        """TSC frequency; ``None``: not known, or a footer says what no TSC does."""
+        khz = self.footer.clock.tsc_khz
+        return khz if khz is not None and _PLAUSIBLE_KHZ[0] <= khz <= _PLAUSIBLE_KHZ[1] else None
 
     @cached_property
     def by_vector(self) -> pd.DataFrame:
