@@ -71,12 +71,11 @@ class Seen:
     @property
     def was_open(self) -> Mask:
         """The trap was on the stack for a while: its entry was seen, and its class has exits."""
-        return (self.end != End.ORPHAN) & (self.end != End.NO_HOOK)
+        return np.not_equal(self.end, End.ORPHAN) & np.not_equal(self.end, End.NO_HOOK)
 
     def of(self, *vectors: int) -> Mask:
         """The trap is one of these."""
-        found: Mask = np.isin(self.slot, vectors)
-        return found
+        return np.isin(self.slot, vectors)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from iretrace.replay.run import Returns
     from iretrace.trace import Trace
 
-TARGETS: Final = {Target.KERNEL: "kernel", Target.OTHER: "user or another CS", Target.UNKNOWN: "unknown"}
+TARGETS: Final = {Target.KERNEL: "kernel", Target.OTHER: "other CS", Target.UNKNOWN: "unknown code"}
 
 
 class Moment(NamedTuple):

@@ -27,7 +27,7 @@ from iretrace.trace import ROW_GROUP_EVENTS
 from iretrace.vectors import MC, NMI, vector_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -72,8 +72,12 @@ class Observation:
     repairs: tuple[Repair, ...]
 
 
-def observe(trace: Trace) -> Observation:
+def observe(trace: Trace, *, progress: Callable[[int], None] | None = None) -> Observation:
     """Look at every claim, and at every repair, in one pass; memory is bounded by a row group.
+
+    Args:
+        trace: an opened trace.
+        progress: called after every batch with the number of its events.
 
     Raises:
         Damaged: the trace holds what it must not.
@@ -81,20 +85,24 @@ def observe(trace: Trace) -> Observation:
     watch = _Watch(trace.footer)
     with reading_ahead(trace.batches(COLUMNS)) as batches:
         engine = Engine(Pairing.from_footer(trace.footer), _COUNTERS)
-        for rows in _through(engine, batches):
+        for rows in _through(engine, batches, progress):
             watch.take(rows)
     repairs = watch.triage.repairs()
     doubt = trace.footer.is_lossy() or any(repair.unexplained for repair in repairs)
     return Observation(findings=tuple(watch.finding(claim, doubt=doubt) for claim in CLAIMS), repairs=repairs)
 
 
-def _through(engine: Engine, batches: Iterable[pa.RecordBatch]) -> Iterator[Rows]:
+def _through(
+    engine: Engine, batches: Iterable[pa.RecordBatch], progress: Callable[[int], None] | None
+) -> Iterator[Rows]:
     for batch in batches:
         told = _telling_what_was_seen(batch.select(COLUMNS))
         for start in range(0, told.num_rows, ROW_GROUP_EVENTS):
             rows = engine.feed(told.slice(start, ROW_GROUP_EVENTS), rows=True)
             if rows is not None:
                 yield rows
+        if progress is not None:
+            progress(batch.num_rows)
     rows = engine.finish(rows=True)
     if rows is not None:
         yield rows

@@ -35,7 +35,6 @@ MEANINGS: Final = {
 }
 
 EXPLAINED: Final = {
-    "entry_without_exit_hook": "always so",
     "orphan_exit": "the trap was open when the trace began",
     "open_at_end": "the trap was open when the trace ended",
     "unknown_target": "its class has no frame on this kernel",
