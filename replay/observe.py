@@ -156,7 +156,7 @@ class _Watch:
             tally = self._tallies[claim.name]
             tally.observed += int(np.count_nonzero(could))
             tally.violations += int(np.count_nonzero(did))
-            if len(tally.examples) < MAX_EXAMPLES:
+            if len(tally.examples) < MAX_EXAMPLES and did.any():
                 tally.examples = (*tally.examples, *_moments(batch, did))[:MAX_EXAMPLES]
 
     def finding(self, claim: Claim, *, doubt: bool) -> Finding:

@@ -65,7 +65,7 @@ def _show_losses(found: Check) -> None:
     by_cause: dict[str, int] = {}
     for loss in found.trace.footer.losses:
         by_cause[loss.cause] = by_cause.get(loss.cause, 0) + loss.count
-    click.echo("\nlosses: " + ("" if by_cause else f"none recorded ({_count(found.trace.n_events, 'event')})"))
+    click.echo("\nlosses:" + ("" if by_cause else f" none recorded ({_count(found.trace.n_events, 'event')})"))
     for name, count in by_cause.items():
         cause = losses.BY_NAME[name]
         _wrapped(f"  {name} {count:,} ({cause.severity}): ", cause.doc)
@@ -140,11 +140,12 @@ def _next(found: Check) -> Iterator[str]:
     if found.unexplained and not found.lost:
         yield "sudo iretrace collect: record it again; docs/checking.md says what else may leave a trap unpaired"
     known = built_in()
-    for policy in found.policies:
-        if policy.hazards:
-            yield f"iretrace replay {path} --policy {policy.policy} -o predictions.parquet"
-            if policy.policy in known:
-                yield f"iretrace verify --policy {policy.policy}"
+    hazardous = [policy.policy for policy in found.policies if policy.hazards]
+    if hazardous:
+        yield f"iretrace replay {path} --policy {hazardous[0]} -o predictions.parquet"
+    for name in hazardous:
+        if name in known:
+            yield f"iretrace verify --policy {name}"
     for finding in found.violated:
         name = finding.claim.name
         checked = [policy.policy for policy in found.policies if policy.policy in known]
