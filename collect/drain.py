@@ -11,7 +11,7 @@ import numpy as np
 
 from iretrace.collect.clock import take_anchor
 from iretrace.collect.partial import PartialWriter, Status
-from iretrace.collect.wire import TRAP_EVENT
+from iretrace.collect.wire import HOOK_NMI_HANDLER, TRAP_EVENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,12 +42,14 @@ class Progress:
 
     Attributes:
         events: events kept so far.
+        drained: ordinary events taken out of the rings so far, those outside the window too; NMIs apart.
         fill_pct: the fullest ring at the last look.
         peak_fill_pct: the fullest ring of the run.
         losses: lost so far, by cause and CPU.
     """
 
     events: int = 0
+    drained: int = 0
     fill_pct: float = 0.0
     peak_fill_pct: float = 0.0
     losses: list[Loss] = field(default_factory=list)
@@ -96,6 +98,7 @@ class Drain:
         self.progress.fill_pct = max(ring.fill_pct() for ring in rings)
         self.progress.peak_fill_pct = max(self.progress.peak_fill_pct, self.progress.fill_pct)
         drained = [events for ring in rings if len(events := ring.drain())]
+        self.progress.drained += sum(int((events["hook"] != HOOK_NMI_HANDLER).sum()) for events in drained)
         events = np.concatenate(drained) if drained else np.empty(0, TRAP_EVENT)
         self._clock.to_tsc(events)
         tsc = events["tsc"]

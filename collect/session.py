@@ -213,6 +213,7 @@ class _Recording:
         child: subprocess.Popen[bytes] | None = None
         wall_begin, own_begin = time.monotonic(), time.process_time()
         try:
+            overhead.start()
             probes.attach(unusable(kernel_prototypes()))
             hooks = probes.hooks()
             classes = trap_classes(probes.attached, self._gates)
@@ -229,25 +230,23 @@ class _Recording:
             child = _spawn(options.command)
             stop.start(child)
 
-            def done() -> bool:
-                overhead.sample()
-                return stop.reached()
-
-            drain.run(done, report)
+            drain.run(stop.reached, report)
+            stop_tsc = _native.rdtsc()
+            probes.detach()
         finally:
             overhead.stop()
             _end_child(child)
-        stop_tsc = _native.rdtsc()
-        probes.detach()
         drain.once(stop_tsc)
         self.seconds = time.monotonic() - wall_begin
         self.n_events = drain.progress.events
         self.peak_fill_pct = drain.progress.peak_fill_pct
         last = take_anchor()
         khz = footers.khz_between(self._anchor, last)
+        counted = probes.losses()
         losses = (
-            probes.losses()
+            counted
             + overhead.skipped()
+            + overhead.unaccounted(drain.progress.drained, counted)
             + [footers.Loss(cause="disk-full", cpu=cpu, count=count) for cpu, count in sorted(writer.dropped.items())]
         )
         self.footer = msgspec.structs.replace(

@@ -64,6 +64,8 @@ HOOK_NAMES: Final = (
 )
 """Names of ``enum trap_hook``, as stored in the ``hook`` column."""
 
+HOOK_NMI_HANDLER: Final = HOOK_NAMES.index("nmi_handler")
+
 LOSS_CAUSES: Final = ("ring-full", "nmi-ring-busy", "tsc-unreadable", "frame-unread", "target-unknown")
 """Causes of ``enum trap_loss``, by :mod:`iretrace.losses`."""
 

@@ -98,7 +98,7 @@ class Hook(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     """Why it is not attached."""
     runs: Count = 0
-    """Runs measured by BPF_STATS_RUN_TIME (a sample of the run)."""
+    """Runs counted by BPF_STATS_RUN_TIME."""
     run_ns: Count = 0
     recursion_misses: Count = 0
 

@@ -63,6 +63,13 @@ CAUSES: Final[tuple[LossCause, ...]] = (
         remedy="none known: the trap was taken inside the probe itself",
     ),
     LossCause(
+        name="unaccounted",
+        severity="events",
+        stage="record",
+        doc="Runs of the probes, by the kernel's count, that became neither an event nor a counted loss.",
+        remedy="report it: this should not happen",
+    ),
+    LossCause(
         name="frame-unread",
         severity="detail",
         stage="record",
