@@ -105,7 +105,7 @@ class Saved:
             ``saved_per_s`` (TSC cycles a second), ``share_pct`` with ``share_low_pct``, ``share_high_pct`` (of the time
             of all CPUs online); ``reason`` (text, empty where all is known).
         by_cpu: one row a policy and CPU seen or online. ``cpu``, ``returns``, ``ret``, ``saved_cycles`` with
-            ``low_cycles``, ``high_cycles``, and ``share_pct`` with ``share_low_pct``, ``share_high_pct`` (of that CPU's time).
+            ``low_cycles``, ``high_cycles``, and ``share_pct`` with its ends as in ``total`` (of that CPU's time).
         by_pid: one row a policy and process, the one with most RETs first. ``pid`` (the process that was interrupted,
             0: idle; a trace has no names), ``returns``, ``ret``, ``saved_cycles``, ``cost_low_cycles``,
             ``cost_high_cycles`` and ``share_pct`` (of one CPU's time over the whole recording).
