@@ -26,6 +26,7 @@ VERBS: Final = (
     Verb("calibrate", "Time IRET against the RET paths on this CPU."),
     Verb("import", "Make a trace of a CSV table, or of the partial file of a killed run."),
     Verb("replay", "Put a trace through the algorithm: RET or IRET for every return."),
+    Verb("policy", "The policies, and each of them as a table with the sentences it rests on."),
     Verb("verify", "Explore nested traps against a policy: the shortest way to each hazard."),
     Verb("report", "Show a trace's predictions as one offline HTML file."),
 )

@@ -7,6 +7,16 @@ Source of every rule: Andy Lutomirski, "[RFC] x86_64: A real proposal for iret-l
 20 May 2014, and its review by Steven Rostedt of the same day. Rules are named, in the order in which they are
 asked: ``target-cs`` (the mail's 1), ``nmi`` (its "IRET is mandatory"), ``nm`` (3), ``df-ss`` (4), ``db-bp`` (5),
 ``mc`` (6), ``non-ist`` (2).
+
+How the review is read (``rfc2014-reviewed``):
+
+- "Is it? You mean if IF is set *and* we are in the kernel?": with IF set and the kernel's CS as target, RET is safe
+  for every IST vector but the NMI, whose IRET is needed to unmask NMIs. The rule named is the one that was asked.
+- "Perhaps ist_stack_nest_count": every IST stack is counted, not the NMI's and #MC's alone.
+- "Do you mean NMI on the target stack? If so, please state that": "we must use RET" then holds for every vector whose
+  target stack is an IST stack, so also for a #MC in the body of the NMI handler, which rule 6 to the letter lets
+  return by IRET. A trap's own stack is not its target stack: its own count is taken out before judging.
+- Rule 4 says itself that #DF and #SS do not occur inside an NMI: they keep their IRET (IF apart).
 """
 
 from __future__ import annotations
@@ -87,6 +97,7 @@ class Policy:
         rules: the names ``decide`` can give, in the order in which they are asked.
         decide: pure function from a context to the choice and the rule's name.
         counter: which vectors its nest counter counts, and how it comes down.
+        sources: the sentence each rule rests on, in the order of ``rules``; empty where there is none.
     """
 
     name: str
@@ -94,6 +105,7 @@ class Policy:
     rules: tuple[str, ...]
     decide: Callable[[Context], tuple[Choice, str]]
     counter: NestCounter = NestCounter()
+    sources: tuple[str, ...] = ()
 
 
 MAIL_IST: Final = frozenset({DB, BP, NM, DF, SS, MC})
@@ -129,13 +141,87 @@ def _rfc2014(context: Context) -> tuple[Choice, str]:  # noqa: PLR0911 - one ret
     return Choice.RET, "non-ist"
 
 
+_RULE_OF: Final = {NM: "nm", DF: "df-ss", SS: "df-ss", DB: "db-bp", BP: "db-bp", MC: "mc"}
+
+
+def _reviewed(context: Context) -> tuple[Choice, str]:  # noqa: PLR0911 - one return a sentence
+    vector = context.vector
+    if not context.kernel_cs:
+        return Choice.IRET, "target-cs"
+    # "Times when we must use RET" would forbid this where an NMI lies on the target stack; an NMI cannot nest there.
+    if vector == NMI:
+        return Choice.IRET, "nmi"
+    rule = _RULE_OF.get(vector)
+    if rule is None:
+        return Choice.RET, "non-ist"
+    # The mail: "if RFLAGS.IF is set, then interrupts were enabled when we trapped, so RET is safe." The review: "Is
+    # it? You mean if IF is set *and* we are in the kernel?" The kernel's CS was asked for above.
+    if context.flag_if:
+        return Choice.RET, rule
+    # The mail's rule 4: "These interrupts cannot occur inside an NMI", so what follows does not concern them.
+    if vector in (DF, SS):
+        return Choice.IRET, rule
+    # The mail: "If there's an NMI on the stack, we must use RET". The review: "Do you mean NMI on the target stack?"
+    if context.nested:
+        return Choice.RET, rule
+    # Nothing is counted yet in the entry and exit code of the NMI, hence the mail's rule 6.
+    if vector == MC and context.nmi_text:
+        return Choice.RET, rule
+    return Choice.IRET, rule
+
+
+def _host_ist(context: Context) -> tuple[Choice, str]:
+    if not context.kernel_cs or context.vector == NMI:
+        return _rfc2014(context)
+    # The mail: "Non-IST interrupts use the interrupted code's stack, so the stack is always valid."
+    if not context.ist:
+        return Choice.RET, "non-ist"
+    if context.vector in MAIL_IST:
+        return _rfc2014(context)
+    # An IST vector that the mail could not know (#VC): what it says of #DB and #BP holds for any.
+    return (Choice.RET if context.nested else Choice.IRET), "db-bp"
+
+
+def _fred(context: Context) -> tuple[Choice, str]:
+    return (Choice.ERETS, "erets") if context.kernel_cs else (Choice.ERETU, "eretu")
+
+
 RFC2014_RULES: Final = ("target-cs", "nmi", "nm", "df-ss", "db-bp", "mc", "non-ist")
+
+RFC2014_SOURCES: Final = (
+    "1. If the target CS is not the standard 64-bit kernel CPL0 selector, then never use RET.",
+    "If we're returning from NMI, we IRET is mandatory: we need to unmask NMIs, and IRET is the only way to do that.",
+    "3. If we are returning from #NM, then use IRET.",
+    "4. If we are returning from #DF or #SS, then use IRET.",
+    "5. If we are returning from #DB or #BP, then use RET if nmi_mce_nest_count != 0 and IRET otherwise.",
+    (
+        "6. If we are returning from #MC, use IRET, unless the return address is to the NMI entry or exit code, in "
+        "which case we use RET."
+    ),
+    "2. If we are returning from a non-IST interrupt, then use RET.",
+)
+
+_IF_REVIEWED: Final = 'Review, on RET being safe with IF set: "You mean if IF is set *and* we are in the kernel?"'
+_TARGET_STACK: Final = 'Review, on RET with an NMI on the stack: "Do you mean NMI on the target stack?"'
+
+REVIEWED_SOURCES: Final = (
+    RFC2014_SOURCES[0],
+    RFC2014_SOURCES[1],
+    f"{RFC2014_SOURCES[2]} {_IF_REVIEWED} {_TARGET_STACK}",
+    f"{RFC2014_SOURCES[3]} {_IF_REVIEWED}",
+    f"{RFC2014_SOURCES[4]} {_IF_REVIEWED} {_TARGET_STACK}",
+    f"{RFC2014_SOURCES[5]} {_IF_REVIEWED} {_TARGET_STACK}",
+    RFC2014_SOURCES[6],
+)
+
+_NMI_MCE_NEST_COUNT: Final = NestCounter(up=frozenset({NMI, MC}), down=frozenset({MC}), clear=frozenset({NMI}))
 
 IRET: Final = Policy(
     name="iret",
     doc="Today's kernel on an IDT: always IRET.",
     rules=("always",),
     decide=_iret,
+    sources=("Linux arch/x86/entry/entry_64.S: every exit of a trap ends in native_iret.",),
 )
 
 RFC2014: Final = Policy(
@@ -143,22 +229,61 @@ RFC2014: Final = Policy(
     doc="The mail of May 2014 to the letter: rules 1-6, its IST list, NMI itself always IRET.",
     rules=RFC2014_RULES,
     decide=_rfc2014,
-    counter=NestCounter(up=frozenset({NMI, MC}), down=frozenset({MC}), clear=frozenset({NMI})),
+    counter=_NMI_MCE_NEST_COUNT,
+    sources=RFC2014_SOURCES,
 )
 
-BUILT_IN: Final = {policy.name: policy for policy in (IRET, RFC2014)}
+RFC2014_REVIEWED: Final = Policy(
+    name="rfc2014-reviewed",
+    doc="The mail with the review's objections applied: IF counts in the kernel only, every IST stack is counted, and "
+    "what matters lies on the target stack.",
+    rules=RFC2014_RULES,
+    decide=_reviewed,
+    # The review: "Perhaps ist_stack_nest_count". The counter is judged without the returning trap's own count: with it,
+    # the count would be nonzero at every return from an IST stack, and #DB would RET into the SYSCALL gap.
+    counter=NestCounter(up=MAIL_IST | {NMI}, down=MAIL_IST, clear=frozenset({NMI}), count_self=False),
+    sources=REVIEWED_SOURCES,
+)
+
+RFC2014_HOST_IST: Final = Policy(
+    name="rfc2014-host-ist",
+    doc="The mail's rules on the IST stacks of the recorded IDT: a vector without one there is ordinary.",
+    rules=RFC2014_RULES,
+    decide=_host_ist,
+    counter=_NMI_MCE_NEST_COUNT,
+    sources=RFC2014_SOURCES,
+)
+
+FRED: Final = Policy(
+    name="fred",
+    doc="Event delivery by FRED: ERETS for every return to the kernel, ERETU otherwise; only an NMI's own frame "
+    "unblocks NMIs.",
+    rules=("erets", "eretu"),
+    decide=_fred,
+    sources=(
+        "Intel, Flexible Return and Event Delivery: ERETS returns within ring 0.",
+        "Intel, Flexible Return and Event Delivery: ERETU returns to ring 3.",
+    ),
+)
+
+BUILT_IN: Final = {policy.name: policy for policy in (IRET, RFC2014, RFC2014_REVIEWED, RFC2014_HOST_IST, FRED)}
+
+
+def built_in() -> dict[str, Policy]:
+    """Every policy that comes with iretrace, by name."""
+    from iretrace.replay.fixed import RFC2014_FIXED  # noqa: PLC0415 - it is made of this module's classes
+
+    return {**BUILT_IN, RFC2014_FIXED.name: RFC2014_FIXED}
 
 
 def by_name(name: str) -> Policy:
-    """The policy called ``name``.
+    """The built-in policy called ``name`` (:func:`iretrace.replay.own.find` also takes files).
 
     Raises:
         UsageError: there is none.
     """
-    from iretrace.replay.fixed import RFC2014_FIXED  # noqa: PLC0415 - it is made of this module's classes
-
-    known = {**BUILT_IN, RFC2014_FIXED.name: RFC2014_FIXED}
-    try:
-        return known[name]
-    except KeyError:
-        raise UsageError(f"--policy {name}", "no such policy", expected="one of " + ", ".join(known)) from None
+    known = built_in()
+    if name not in known:
+        expected = f"one of {', '.join(known)}, or FILE.py:FUNCTION"
+        raise UsageError(f"--policy {name}", "no such policy", expected=expected)
+    return known[name]

@@ -115,13 +115,20 @@ class Result:
     notes: tuple[str, ...]
 
 
-def replay(trace: Trace, policies: Sequence[Policy], *, sink: Callable[[Returns], None] | None = None) -> Result:
+def replay(
+    trace: Trace,
+    policies: Sequence[Policy],
+    *,
+    sink: Callable[[Returns], None] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Result:
     """Put a trace through policies.
 
     Args:
         trace: an opened trace.
         policies: at least one; five cost little more than one.
         sink: called with every batch of returns, where they are wanted too.
+        progress: called after every batch with the number of its events.
 
     Raises:
         Damaged: the trace holds what it must not.
@@ -129,7 +136,7 @@ def replay(trace: Trace, policies: Sequence[Policy], *, sink: Callable[[Returns]
     """
     with reading_ahead(trace.batches(_columns(rows=sink is not None))) as batches:
         run = _Run(trace.footer, policies)
-        for rows in run.through(batches, rows=sink is not None):
+        for rows in run.through(batches, rows=sink is not None, progress=progress):
             if sink is not None and rows is not None:
                 sink(run.decide(rows))
     return run.result(trace)
@@ -169,12 +176,20 @@ class _Run:
         self._engine = Engine(Pairing.from_footer(footer), counters)
         self._notes = tuple(_notes(footer, policies, ist))
 
-    def through(self, batches: Iterable[pa.RecordBatch], *, rows: bool) -> Iterator[Rows | None]:
+    def through(
+        self,
+        batches: Iterable[pa.RecordBatch],
+        *,
+        rows: bool,
+        progress: Callable[[int], None] | None = None,
+    ) -> Iterator[Rows | None]:
         columns = _columns(rows=rows)
         for batch in batches:
             # A row group may be large, and rows are made of all of a batch at once.
             for part in _parts(batch.select(columns)) if rows else (batch.select(columns),):
                 yield self._engine.feed(part, rows=rows)
+            if progress is not None:
+                progress(batch.num_rows)
         yield self._engine.finish(rows=rows)
 
     def decide(self, rows: Rows) -> Returns:

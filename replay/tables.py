@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 POLICY_BITS: Final = 5
 """The low bits of a context index that a policy sees: nested, NMI text, IF, TF, RF."""
 
-MAX_RULES: Final = 255
+MAX_RULES: Final = 127
+"""What the predictions' dictionary column can index."""
 
 CHOICES: Final = "one of " + ", ".join(Choice.__members__)
 

@@ -1,0 +1,95 @@
+"""``iretrace replay``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from iretrace.errors import EXIT_OK, UsageError
+from iretrace.output import check_target, replacing
+
+if TYPE_CHECKING:
+    from iretrace.replay.policies import Policy
+    from iretrace.replay.run import Result
+    from iretrace.trace import Trace
+
+DEFAULT_POLICIES = ("iret", "rfc2014")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  iretrace replay trace.parquet
+  iretrace replay trace.parquet --policy rfc2014 --policy rfc2014-reviewed
+  iretrace replay trace.parquet --policy ./mine.py:decide --json | jq '.policies[0].hazards'
+  iretrace replay trace.parquet --policy rfc2014 -o predictions.parquet
+
+\b
+iretrace policy list shows the policies, iretrace policy show NAME one of them as a table.
+"""
+)
+@click.argument("trace", type=click.Path(path_type=Path))
+@click.option(
+    "-p", "--policy", "names", multiple=True, metavar="NAME", help="May be repeated.  [default: iret and rfc2014]"
+)
+@click.option(
+    "-o", "--output", "target", type=click.Path(path_type=Path), help="Write one row a return here, as Parquet."
+)
+@click.option("-f", "--force", is_flag=True, help="Replace an existing output.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(*, trace: Path, names: tuple[str, ...], target: Path | None, force: bool, as_json: bool) -> int:
+    """Put a trace through the algorithm: RET or IRET for every return.
+
+    Says for every policy by which instruction the returns would be made, which rule said so, what is dangerous
+    about it, and what it would save. A replay is no check: its exit status is 0 whatever it finds.
+    """
+    from iretrace.replay.own import find  # noqa: PLC0415 - heavy imports wait for the verb
+    from iretrace.trace import open_trace  # noqa: PLC0415
+
+    names = tuple(dict.fromkeys(names or DEFAULT_POLICIES))
+    if target is not None:
+        if len(names) != 1:
+            raise UsageError(
+                "--output", f"holds one policy, not {', '.join(names)}", remedy=f"add --policy {names[-1]} alone"
+            )
+        check_target(target, force=force)
+    policies = [find(name) for name in names]
+    opened = open_trace(trace)
+    result = _replay(opened, policies) if target is None else _predict(opened, policies, target, force=force)
+    if as_json:
+        from iretrace.replay.summary import document  # noqa: PLC0415
+
+        click.echo(json.dumps(document(result), indent=2))
+    else:
+        from iretrace.commands.replay_tables import show  # noqa: PLC0415 - rich is for terminals
+
+        show(result)
+        if target is not None:
+            click.echo(f"\n{target}: one row a return")
+    return EXIT_OK
+
+
+def _replay(trace: Trace, policies: list[Policy]) -> Result:
+    from iretrace.console import progress  # noqa: PLC0415
+    from iretrace.replay.run import replay  # noqa: PLC0415
+
+    with progress("replaying", trace.n_events) as advance:
+        return replay(trace, policies, progress=advance)
+
+
+def _predict(trace: Trace, policies: list[Policy], target: Path, *, force: bool) -> Result:
+    """Replay, and write every return on the way."""
+    from iretrace.console import progress  # noqa: PLC0415
+    from iretrace.replay.costs import saving_per_return  # noqa: PLC0415
+    from iretrace.replay.predictions import PredictionWriter  # noqa: PLC0415
+    from iretrace.replay.run import replay  # noqa: PLC0415
+
+    with (
+        replacing(target, force=force) as temporary,
+        progress("replaying", trace.n_events) as advance,
+        PredictionWriter(temporary, saving_per_return(trace.footer)) as writer,
+    ):
+        return replay(trace, policies, sink=writer.write, progress=advance)
