@@ -43,7 +43,7 @@ _QUANTILES: Final = (*frames.QUANTILES, "max")
 TOTAL: Final = (
     "policy",
     "returns",
-    "ret",
+    "RET",
     "saving_cycles",
     "saved_cycles",
     "cost_low_cycles",
@@ -61,7 +61,7 @@ BY_CPU: Final = (
     "policy",
     "cpu",
     "returns",
-    "ret",
+    "RET",
     "saved_cycles",
     "low_cycles",
     "high_cycles",
@@ -74,7 +74,7 @@ BY_PID: Final = (
     "policy",
     "pid",
     "returns",
-    "ret",
+    "RET",
     "saved_cycles",
     "cost_low_cycles",
     "cost_high_cycles",
@@ -86,8 +86,8 @@ LATENCY: Final = (
     "vector",
     "name",
     "traps",
-    "own_ret",
-    "nested_ret",
+    "RET",
+    "nested_RET",
     "saved_mean_cycles",
     *(f"before_{column}" for column in _QUANTILES),
     *(f"after_{column}" for column in _QUANTILES),
@@ -100,18 +100,18 @@ class Saved:
     """What policies would save; one frame a question, with the policies one after the other in column ``policy``.
 
     Attributes:
-        total: one row a policy. ``returns``, ``ret`` (int64); ``saving_cycles`` (of one RET), ``saved_cycles`` with
+        total: one row a policy. ``returns``, ``RET`` (int64); ``saving_cycles`` (of one RET), ``saved_cycles`` with
             ``cost_low_cycles``, ``cost_high_cycles``, ``low_cycles``, ``high_cycles`` (TSC cycles of the recording);
             ``saved_per_s`` (TSC cycles a second), ``share_pct`` with ``share_low_pct``, ``share_high_pct`` (of the time
             of all CPUs online); ``reason`` (text, empty where all is known).
-        by_cpu: one row a policy and CPU seen or online. ``cpu``, ``returns``, ``ret``, ``saved_cycles`` with
+        by_cpu: one row a policy and CPU seen or online. ``cpu``, ``returns``, ``RET``, ``saved_cycles`` with
             ``low_cycles``, ``high_cycles``, and ``share_pct`` with its ends as in ``total`` (of that CPU's time).
         by_pid: one row a policy and process, the one with most RETs first. ``pid`` (the process that was interrupted,
-            0: idle; a trace has no names), ``returns``, ``ret``, ``saved_cycles``, ``cost_low_cycles``,
+            0: idle; a trace has no names), ``returns``, ``RET``, ``saved_cycles``, ``cost_low_cycles``,
             ``cost_high_cycles`` and ``share_pct`` (of one CPU's time over the whole recording).
         latency: one row a policy and vector, of the traps whose entry and exit were seen, the most frequent first.
-            ``vector`` (256: a device whose vector was not seen), ``name``, ``traps``, ``own_ret`` (of these, RETs),
-            ``nested_ret`` (RETs inside them, any depth), ``saved_mean_cycles`` (of a trap, exact), ``before_p50`` …
+            ``vector`` (256: a device whose vector was not seen), ``name``, ``traps``, ``RET`` (of these, RETs),
+            ``nested_RET`` (RETs inside them, any depth), ``saved_mean_cycles`` (of a trap, exact), ``before_p50`` …
             ``before_max`` and ``after_p50`` … ``after_max`` (TSC cycles, :data:`iretrace.analysis.frames.QUANTILES`,
             within :data:`iretrace.analysis.histogram.RELATIVE_ERROR`), ``floored`` (traps shorter than what they save).
         counts: what the frames are made of, histograms among it.
@@ -199,7 +199,7 @@ def _of_policy(  # noqa: PLR0913 - all that a frame is made of
     for column, of in (("share_pct", "saved"), ("share_low_pct", "low"), ("share_high_pct", "high")):
         frame[column] = frame[f"{of}_cycles"] * share_of
     returns = np.append(counts.returns[cpus], counts.returns.sum())
-    frame = frame.assign(policy=name, cpu=np.append(cpus, -1), returns=returns, ret=ret)
+    frame = frame.assign(policy=name, cpu=np.append(cpus, -1), returns=returns, RET=ret)
     whole = frame.iloc[-1:].assign(
         saving_cycles=np.nan if saving is None else saving.cycles,
         saved_per_s=frame["saved_cycles"] * per_s,
@@ -271,7 +271,7 @@ def _by_pid(name: str, k: int, counts: Projection, saving: Saving | None, share:
     ret = counts.pid_ret[:, k]
     order = np.lexsort((counts.pids, -counts.pid_returns, -ret))
     frame = _valued(ret[order], saving).assign(
-        policy=name, pid=counts.pids[order], returns=counts.pid_returns[order], ret=ret[order]
+        policy=name, pid=counts.pids[order], returns=counts.pid_returns[order], RET=ret[order]
     )
     return frame.assign(share_pct=frame["saved_cycles"] * share)[list(BY_PID)]
 
@@ -281,7 +281,7 @@ def _latency(name: str, k: int, counts: Projection, saving: Saving | None) -> pd
     then = frames.durations(counts.after[k]) if saving is not None else now.assign(**dict.fromkeys(_QUANTILES, np.nan))
     own, nested = counts.own[k, now["vector"]], counts.nested[k, now["vector"]]
     each = (own + nested) * (np.nan if saving is None else saving.cycles) / now["traps"]
-    frame = now[["vector", "name", "traps"]].assign(policy=name, own_ret=own, nested_ret=nested, saved_mean_cycles=each)
+    frame = now[["vector", "name", "traps"]].assign(policy=name, RET=own, nested_RET=nested, saved_mean_cycles=each)
     for column in _QUANTILES:
         frame[f"before_{column}"], frame[f"after_{column}"] = now[column], then[column]
     frame["floored"] = counts.floored[k, now["vector"]] if saving is not None else 0
