@@ -47,7 +47,8 @@ def block_length(series: NDArray[np.float64]) -> int:
         series: shape ``(n,)``, equally spaced.
 
     Returns:
-        From 1 (no dependence) to ``max(1, min(3 * sqrt(n), n / 3))`` rounded up.
+        From 1 (no dependence) to ``max(1, min(3 * sqrt(n), n / 3))`` rounded up; ``n`` where values stay alike as far
+        as the lags reach (a trend, a burst as long as the series): no shorter block shows what they depend on.
     """
     n = len(series)
     most = max(1, int(np.ceil(min(3 * np.sqrt(n), n / 3))))
@@ -57,7 +58,11 @@ def block_length(series: NDArray[np.float64]) -> int:
     run = max(5, int(np.ceil(np.sqrt(np.log10(n)))))
     lags = min(n - 1, int(np.ceil(np.sqrt(n))) + run)
     covariance = np.array([away[lag:] @ away[: n - lag] for lag in range(lags + 1)]) / n
-    small = np.abs(covariance[1:] / covariance[0]) < 2 * np.sqrt(np.log10(n) / n)
+    correlation = covariance[1:] / covariance[0]
+    alike = 2 * np.sqrt(np.log10(n) / n)
+    if (correlation >= alike).all():
+        return n
+    small = np.abs(correlation) < alike
     # The first lag after which a whole run of correlations is small; without one, the largest that is not.
     runs = [lag for lag in range(len(small) - run + 1) if small[lag : lag + run].all()]
     last = runs[0] if runs else int(np.flatnonzero(~small)[-1]) + 1
