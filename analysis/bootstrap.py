@@ -72,8 +72,10 @@ def block_length(series: NDArray[np.float64]) -> int:
     weighted = taper * covariance[1 : bandwidth + 1]
     spectrum = covariance[0] + 2 * weighted.sum()
     slope = 2 * (lag * weighted).sum()
-    if spectrum <= 0:
-        return most
+    if slope <= 0 or spectrum <= 0:
+        # Waves: the rule would ask for ever longer blocks, while short ones only overstate the spread. So their usual
+        # order does (Hall, Horowitz & Jing, "On blocking rules for the bootstrap with dependent data", 1995).
+        return int(np.ceil(n ** (1 / 3)))
     length = (2 * slope**2 / (4 / 3 * spectrum**2)) ** (1 / 3) * n ** (1 / 3)
     return int(np.clip(np.ceil(length), 1, most))
 
