@@ -13,7 +13,7 @@ and the columns keep them apart:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -145,6 +145,34 @@ def saved(trace: Trace, policies: Sequence[Policy], *, seed: int = 0) -> Saved:
     )
     result = replay(trace, policies, sink=counts.add)
     return frames_of(result, counts, saving, seed=seed)
+
+
+def document(found: Saved, policy: str, *, max_pids: int = 20) -> dict[str, Any]:
+    """One policy's rows as JSON takes them: lists of objects by frame, ``None`` for what is not known.
+
+    Args:
+        found: savings.
+        policy: name of one of its policies.
+        max_pids: how many processes, those with most RETs, are listed.
+
+    Returns:
+        ``{"total": {…}, "by_cpu": [{…}], "by_pid": [{…}], "latency": [{…}]}`` with the frames' columns but ``policy``.
+    """
+
+    def rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+        mine = frame[frame["policy"] == policy].drop(columns="policy")
+        return [
+            {str(name): None if pd.isna(value) else value for name, value in row.items()}
+            for row in mine.to_dict("records")
+        ]
+
+    (total,) = rows(found.total)
+    return {
+        "total": total,
+        "by_cpu": rows(found.by_cpu),
+        "by_pid": rows(found.by_pid)[:max_pids],
+        "latency": rows(found.latency),
+    }
 
 
 def frames_of(result: Result, counts: Projection, saving: Saving | None, *, seed: int = 0) -> Saved:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -167,6 +168,19 @@ def test_unknown_stays_unknown(tmp_path: Path, policy: str, fields: dict[str, An
         unknown = [name for name in frame.columns if name.startswith(("sav", "share", "cost", "low", "high", "after"))]
         assert mine[unknown].isna().all(axis=None)
         assert mine.drop(columns=unknown).filter(regex="^(policy|RET|returns|traps|before_max)$").notna().all(axis=None)
+
+
+def test_as_json(tmp_path: Path) -> None:
+    """Plain numbers and texts that any JSON encoder takes, null where nothing is known, one policy's rows."""
+    found = savings_of(tmp_path, NEST)
+    made = json.loads(json.dumps(saved.document(found, "rfc2014", max_pids=1), allow_nan=False))
+    assert made["total"]["saved_cycles"] == 4 * SAVING
+    assert made["total"]["low_cycles"] is None
+    assert [one["cpu"] for one in made["by_cpu"]] == [0, 1, 5]
+    assert [one["pid"] for one in made["by_pid"]] == [7]
+    assert {one["name"] for one in made["latency"]} == {"timer", "call-function-single", "reschedule"}
+    unknown = json.loads(json.dumps(saved.document(found, "fred"), allow_nan=False))
+    assert unknown["total"]["saved_cycles"] is None
 
 
 def test_without_a_clock_there_is_no_second(tmp_path: Path) -> None:
