@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from iretrace.cli import iretrace
 from iretrace.collect.hooks import CLASSES
 from iretrace.losses import CAUSES
 from iretrace.schema import EVENT_COLUMNS, PREDICTION_COLUMNS, Column
@@ -39,8 +40,10 @@ def reference() -> str:
 
 def _help(name: str, module: str) -> str:
     command: click.Command = importlib.import_module(module).command
-    with click.Context(command, info_name=f"iretrace {name}", terminal_width=100, max_content_width=100) as context:
-        return command.get_help(context)
+    with click.Context(iretrace, info_name="iretrace", **iretrace.context_settings) as parent:
+        settings = {**command.context_settings, "terminal_width": 100, "max_content_width": 100}
+        with click.Context(command, parent=parent, info_name=name, **settings) as context:
+            return command.get_help(context)
 
 
 def _columns(columns: tuple[Column, ...]) -> list[str]:

@@ -28,6 +28,31 @@ def read_events(path: Path) -> pd.DataFrame:
     return frame
 
 
+def own_faults(events: pd.DataFrame, printed: str) -> tuple[pd.DataFrame, int]:
+    """Page faults of ``tests/workloads/faults.c``, and how many the kernel itself counted, by what it printed."""
+    pid, touch, counted = printed.split()
+    address = int(touch, 16)
+    mine = (events.pid == int(pid)) & (events.vector == 14) & (events.ip >= address) & (events.ip < address + 64)
+    return events[mine], int(counted)
+
+
+def bounds(events: pd.DataFrame, begin: tuple[int, int], end: tuple[int, int]) -> tuple[int, int]:
+    """How many traps may have been counted between two readings of /proc/interrupts, at least and at most.
+
+    The kernel counts an interrupt somewhere between its entry and its exit; a reading happens somewhere between two
+    time stamps.
+
+    Args:
+        events: entries and exits of one class of interrupt, on one CPU.
+        begin: TSC before and after the first reading.
+        end: TSC before and after the second.
+    """
+    entries, exits = (events.tsc[events.phase == phase] for phase in ("entry", "exit"))
+    least = int((exits < end[0]).sum() - (entries <= begin[1]).sum())
+    most = int((entries < end[1]).sum() - (exits <= begin[0]).sum())
+    return least, most
+
+
 def interrupts() -> dict[str, list[int]]:
     """/proc/interrupts: counts per CPU, by the name of the row."""
     rows = {}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from iretrace.trace import open_trace
-from tests.live import loaded_programs, losses_of_events, read_events, wait_for
+from tests.live import loaded_programs, losses_of_events, own_faults, read_events, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,10 +87,8 @@ def test_a_killed_run_is_salvaged(run_iretrace: RunIretrace, tmp_path: Path, com
     assert "iretrace import" in wrong.stderr
     done = run_iretrace("import", partial)
     assert "missing: killed" in done.stderr
-    pid, touch = first.split()
-    events = read_events(trace)
-    mine = events[(events.pid == int(pid)) & (events.ip >= int(touch, 16)) & (events.ip < int(touch, 16) + 64)]
-    assert len(mine) == 20011
+    mine, counted = own_faults(read_events(trace), first)
+    assert len(mine) == counted >= 20011
     footer = open_trace(trace).footer
     assert footer.window.ended_by == "killed"
     assert footer.is_lossy()
@@ -108,14 +106,12 @@ def test_a_full_disk_leaves_a_complete_trace(
         faults = str(compile_workload("faults"))
         done = run_iretrace("collect", "--no-calibrate", "-o", trace, "--", faults, "200003")
         assert "LOST" in done.stderr
-        pid, touch = done.stdout.split()
-        events = read_events(trace)
         footer = open_trace(trace).footer
         lost = losses_of_events(footer)
         assert set(lost) == {"disk-full"}
-        mine = events[(events.pid == int(pid)) & (events.ip >= int(touch, 16)) & (events.ip < int(touch, 16) + 64)]
-        assert 0 < len(mine) < 200003
-        assert len(mine) + lost["disk-full"] >= 200003
+        mine, counted = own_faults(read_events(trace), done.stdout)
+        assert 0 < len(mine) < counted
+        assert len(mine) + lost["disk-full"] >= counted
         assert [p.name for p in small.iterdir()] == ["t.parquet"]
     finally:
         subprocess.run(["umount", small], check=True)
@@ -126,13 +122,11 @@ def test_a_full_ring_is_counted(run_iretrace: RunIretrace, tmp_path: Path, compi
     done = run_iretrace(
         "collect", "--no-calibrate", "--buffer", "4K", "-o", "t.parquet", "--", compile_workload("faults"), "50021"
     )
-    pid, touch = done.stdout.split()
-    events = read_events(tmp_path / "t.parquet")
     lost = losses_of_events(open_trace(tmp_path / "t.parquet").footer)
-    mine = events[(events.pid == int(pid)) & (events.ip >= int(touch, 16)) & (events.ip < int(touch, 16) + 64)]
+    mine, counted = own_faults(read_events(tmp_path / "t.parquet"), done.stdout)
     assert set(lost) == {"ring-full"}
-    assert 0 < len(mine) < 50021
-    assert len(mine) + lost["ring-full"] >= 50021
+    assert 0 < len(mine) < counted
+    assert len(mine) + lost["ring-full"] >= counted
 
 
 def test_existing_and_unwritable_targets(run_iretrace: RunIretrace, tmp_path: Path) -> None:
