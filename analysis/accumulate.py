@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from iretrace.analysis import histogram
+from iretrace.analysis.nesting import NestedSums
 from iretrace.analysis.rates import TimeBins
 from iretrace.replay.contexts import N_SLOTS
 from iretrace.replay.engine import MAX_DEPTH, End
@@ -55,6 +56,7 @@ class Accumulator:
         self.bins: TimeBins | None = None
         self.saving_cycles = saving_cycles
         self._origin = origin
+        self._nested = NestedSums(1)
 
     def add(self, batch: Returns) -> None:
         """Count a batch, judged by its first policy."""
@@ -84,42 +86,10 @@ class Accumulator:
         _count(self.ret_latency, (key + bucket)[kept])
         if self.saving_cycles is None:
             return
-        nested = nested_rets(batch, ret)[kept]
+        nested = self._nested.add(rows, ret[:, None].astype(np.int64))[kept, 0]
         shorter = np.maximum(latency[kept].astype(np.float64) - nested * self.saving_cycles, 0.0)
         projected = np.where(nested > 0, shorter.astype(np.uint64), latency[kept])
         _count(self.ret_projected, key[kept] + histogram.bucket_of(projected))
-
-
-def nested_rets(batch: Returns, ret: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """How many RETs of nested traps lie within each trap whose both ends were seen; 0 for others.
-
-    Only nested traps of the same batch are found: a trap that straddles two batches may miss some.
-
-    Args:
-        batch: ``n`` returns in the engine's order.
-        ret: shape ``(n,)``: returns made by RET.
-
-    Returns:
-        int64, shape ``(n,)``.
-    """
-    rows = batch.rows
-    found = np.zeros(rows.size, dtype=np.int64)
-    inner = ret & (rows["depth"] > 0)
-    if not inner.any():
-        return found
-    outer = np.flatnonzero(rows["end"] == End.EXIT)
-    outer = outer[np.argsort(rows["cpu"][outer], kind="stable")]
-    ends = batch.tsc
-    for cpu in np.unique(rows["cpu"][inner]):
-        first, past = np.searchsorted(rows["cpu"][outer], [cpu, int(cpu) + 1])
-        mine = outer[first:past]
-        children = np.flatnonzero(inner & (rows["cpu"] == cpu))
-        # A child comes before its parent in the engine's order, and ends after its parent's entry.
-        # (An end that was not seen stands at its entry; the maximum keeps the order.)
-        after_entry = np.searchsorted(np.maximum.accumulate(ends[children]), rows["entry_tsc"][mine])
-        before_exit = np.searchsorted(children, mine)
-        found[mine] = np.maximum(before_exit - after_entry, 0)
-    return found
 
 
 def _count(counts: NDArray[np.int64], key: NDArray[np.int64]) -> None:

@@ -9,13 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from iretrace.analysis import frames, histogram, savings
-from iretrace.analysis.accumulate import nested_rets
 from iretrace.analysis.study import Study, study
 from iretrace.analysis.totals import totals
 from iretrace.footer import Calibration, Clock, Cost, Cpu, Footer, TrapClass, Window
 from iretrace.replay.contexts import N_SLOTS
 from iretrace.replay.policies import DEVICE, by_name
-from iretrace.replay.run import returns
 from iretrace.schema import FOOTER_KEY
 from iretrace.trace import open_trace
 from iretrace.vectors import NMI, PF
@@ -179,21 +177,6 @@ def test_totals(studied: Study) -> None:
     assert sums.saved_pct.value == pytest.approx(0.02)  # 400 µs of 2 CPU seconds
 
 
-def test_nested_rets_agree_with_a_plain_count(tmp_path: Path) -> None:
-    """Against two loops over all pairs, on the made-up sample with timers and NMIs that nest."""
-    trace = open_trace(write_sample(tmp_path / "sample.parquet"))
-    (batch,) = (b for b in returns(trace, [by_name("rfc2014")]) if b.rows.size)
-    ret = batch.decisions[0].choice == 0
-    rows, ends = batch.rows, batch.tsc
-    expected = np.zeros(rows.size, dtype=np.int64)
-    for outer in np.flatnonzero(rows["end"] == 0):
-        inside = (rows["cpu"] == rows["cpu"][outer]) & (ends > rows["entry_tsc"][outer])
-        inside &= (ends < rows["exit_tsc"][outer]) & ret
-        expected[outer] = inside.sum()
-    assert expected.sum() > 30
-    assert nested_rets(batch, ret).tolist() == expected.tolist()
-
-
 def test_hazards_have_examples(tmp_path: Path) -> None:
     """Interrupts on in an NMI are found, counted and placed in time; what was not found is listed too."""
     events = [
@@ -223,11 +206,11 @@ def test_without_clock_and_cost_nothing_is_made_up(tmp_path: Path) -> None:
 
 
 def test_a_split_trace_counts_the_same(tmp_path: Path) -> None:
-    """Counts do not depend on where row groups end (projections may: nested traps of an earlier batch)."""
+    """Nothing depends on where row groups end."""
     trace = open_trace(write_sample(tmp_path / "sample.parquet"))
     whole = study(trace, by_name("rfc2014")).counts
     parts = study(open_trace(_split(tmp_path)), by_name("rfc2014")).counts
-    for name in ("latency", "self_time", "ret_latency", "depths", "cpus"):
+    for name in ("latency", "self_time", "ret_latency", "ret_projected", "depths", "cpus"):
         assert (getattr(whole, name) == getattr(parts, name)).all(), name
     assert whole.bins is not None
     assert parts.bins is not None
