@@ -74,6 +74,7 @@ def policy_contexts(ist: frozenset[int]) -> tuple[Context, ...]:
     )
 
 
+@lru_cache(maxsize=32)
 def enumerate_policy(policy: Policy, ist: frozenset[int]) -> Table:
     """Ask a policy about every context.
 
@@ -100,6 +101,7 @@ def enumerate_policy(policy: Policy, ist: frozenset[int]) -> Table:
     return Table(policy=policy, rules=tuple(rules), choice=choice, rule=pairs[seen, 1], hazard=hazards.table(choice))
 
 
+@lru_cache(maxsize=32)
 def depends_on_ist(policy: Policy, ist: frozenset[int]) -> bool:
     """Whether some answer of a policy changes when a vector's IST membership does."""
     everything = frozenset(range(contexts.N_SLOTS))
