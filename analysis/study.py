@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from iretrace.analysis import frames
 from iretrace.analysis.accumulate import Accumulator
@@ -12,6 +12,8 @@ from iretrace.replay import costs
 from iretrace.replay.run import replay
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pandas as pd
 
     from iretrace.footer import Footer
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from iretrace.replay.policies import Policy
     from iretrace.replay.run import Result
     from iretrace.trace import Trace
+
+_PLAUSIBLE_KHZ: Final = (1e3, 1e9)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +53,9 @@ class Study:
 
     @property
     def tsc_khz(self) -> float | None:
-        """TSC frequency; ``None``: not known."""
-        return self.footer.clock.tsc_khz
+        """TSC frequency; ``None``: not known, or a footer says what no TSC does."""
+        khz = self.footer.clock.tsc_khz
+        return khz if khz is not None and _PLAUSIBLE_KHZ[0] <= khz <= _PLAUSIBLE_KHZ[1] else None
 
     @cached_property
     def by_vector(self) -> pd.DataFrame:
@@ -71,8 +76,13 @@ class Study:
         return cycles / (self.tsc_khz * 1e3) if self.tsc_khz and cycles else None
 
 
-def study(trace: Trace, policy: Policy) -> Study:
+def study(trace: Trace, policy: Policy, *, progress: Callable[[int], None] | None = None) -> Study:
     """Replay a trace and count all that a report shows, in one pass and fixed memory.
+
+    Args:
+        trace: an opened trace.
+        policy: how to choose the return instruction.
+        progress: called after every batch with the number of its events.
 
     Raises:
         Damaged: the trace holds what it must not.
@@ -80,7 +90,7 @@ def study(trace: Trace, policy: Policy) -> Study:
     """
     saving = costs.saving_per_return(trace.footer)
     counts = Accumulator(saving_cycles=None if saving is None else saving.cycles, origin=trace.footer.window.start_tsc)
-    result = replay(trace, [policy], sink=counts.add)
+    result = replay(trace, [policy], sink=counts.add, progress=progress)
     if counts.bins is not None and trace.footer.window.stop_tsc is not None:
         counts.bins.cover(trace.footer.window.stop_tsc)
     return Study(result=result, counts=counts, saving=saving, cost_source=costs.describe(trace.footer))

@@ -37,7 +37,7 @@ class Totals:
         lossy: events are lost, known number or not.
         duration_s: length of the recording; ``None``: not known.
         n_cpus: CPUs online, or seen where that was not recorded.
-        saved_cycles: TSC cycles saved in the whole recording; ``None``: no cost is known.
+        saved_cycles: TSC cycles saved in the whole recording; ``None``: no cost is known (there is none for ERETS).
         saved_cycles_per_s: TSC cycles saved per second of recording; ``None``: not known.
         saved_ns_per_s: the same in ns of CPU time.
         saved_pct: the same in percent of the time of all CPUs.
@@ -64,8 +64,9 @@ def totals(study: Study) -> Totals:
     frame, footer = study.by_vector, study.footer
     ret, duration_s, khz = int(frame["RET"].sum()), study.duration_s, study.tsc_khz
     n_cpus = len(set(footer.cpu.online)) or max(int(study.counts.cpus.sum()), 1)
-    saving = study.saving
-    saved = None if saving is None else Estimate(value=saving.cycles, low=saving.low, high=saving.high).times(ret)
+    erets, saving = int(frame["ERETS"].sum()), study.saving
+    known = saving is not None and not erets  # what ERETS costs, nobody has told
+    saved = Estimate(value=saving.cycles, low=saving.low, high=saving.high).times(ret) if saving and known else None
     per_s = saved.times(1 / duration_s) if saved is not None and duration_s else None
     ns_per_s = per_s.times(1e6 / khz) if per_s is not None and khz else None
     return Totals(
@@ -73,7 +74,7 @@ def totals(study: Study) -> Totals:
         to_kernel=int(frame["kernel"].sum()),
         to_unknown=int(frame["unknown"].sum()),
         ret=ret,
-        erets=int(frame["ERETS"].sum()),
+        erets=erets,
         hazardous=int(study.hazards["returns"].sum()),
         lost=footer.lost_events(),
         lossy=footer.is_lossy(),

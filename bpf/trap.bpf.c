@@ -22,7 +22,9 @@ struct scratch {
 	u64 address;
 	u64 words[STACK_WORDS];
 };
-BPF_PERCPU_ARRAY(scratch, struct scratch, 1);
+/* An NMI may interrupt a search of its CPU, so it has a scratch of its own. */
+enum { SCRATCH_IRQ, SCRATCH_NMI, N_SCRATCH };
+BPF_PERCPU_ARRAY(scratch, struct scratch, N_SCRATCH);
 
 /* The part of pt_regs that the CPU pushed. */
 struct iret_frame {
@@ -149,11 +151,12 @@ static __always_inline u64 scan_stack(struct scratch *s, u64 address, const stru
  * IRQ stack's top word is the stack pointer it came from, so where the page ends the search goes on there, and
  * only then in the next page: above the IRQ stack lies a guard page, and reading it would be a page fault of our
  * own. `ctx` lies on the current stack: bpf_trace_run*() builds it there.
+ *
+ * An NMI's pt_regs lie above the return address into asm_exc_nmi, on its IST stack or on the task's.
  */
-static __always_inline void find_frame(struct trap *trap, void *ctx, u32 text_index)
+static __always_inline void find_frame(struct trap *trap, void *ctx, u32 text_index, u32 scratch_index)
 {
-	u32 zero = 0;
-	struct scratch *s = scratch.lookup(&zero);
+	struct scratch *s = scratch.lookup(&scratch_index);
 	struct text_range *text = entry_text.lookup(&text_index);
 	u64 regs, next, hop, last;
 
@@ -205,7 +208,7 @@ static __always_inline int handle_irq_vector(struct bpf_raw_tracepoint_args *ctx
 	trap.vector = ctx->args[0];
 	trap.seen = TRAP_SEEN_VECTOR;
 	if (phase == TRAP_ENTRY)
-		find_frame(&trap, ctx, trap.vector);
+		find_frame(&trap, ctx, trap.vector, SCRATCH_IRQ);
 	return emit(&trap, tsc, 0, LOSS_RING_FULL);
 }
 
@@ -219,7 +222,7 @@ static __always_inline int handle_irq_handler(struct bpf_raw_tracepoint_args *ct
 	trap.irq = ctx->args[0];
 	trap.seen = TRAP_SEEN_IRQ;
 	if (phase == TRAP_ENTRY)
-		find_frame(&trap, ctx, TEXT_DEVICE);
+		find_frame(&trap, ctx, TEXT_DEVICE, SCRATCH_IRQ);
 	return emit(&trap, tsc, 0, LOSS_RING_FULL);
 }
 
@@ -246,8 +249,7 @@ static __always_inline int handle_nmi(struct bpf_raw_tracepoint_args *ctx)
 	trap.phase = TRAP_ENTRY;
 	trap.vector = 2;
 	trap.seen = TRAP_SEEN_VECTOR;
-	lose(LOSS_FRAME_UNREAD);
-	lose(LOSS_TARGET_UNKNOWN);
+	find_frame(&trap, ctx, TEXT_NMI, SCRATCH_NMI);
 	return emit(&trap, tsc, IRETRACE_CPUS, LOSS_NMI_RING_BUSY);
 }
 

@@ -67,6 +67,7 @@ struct text_range {
 };
 
 #define TEXT_DEVICE 256 /* index of asm_common_interrupt, behind the 256 vectors */
+#define TEXT_NMI    2   /* asm_exc_nmi with all its labels */
 #define N_TEXT      257
 
 #endif

@@ -120,8 +120,8 @@ CLASSES: Final = (
         entries=(
             Hook(tracepoint="nmi_handler", program="raw_tracepoint__nmi_handler", arguments=("void*", "s64", "int")),
         ),
-        frame=None,
-        lacks="the exit, the frame and the target; the entry is seen when the first handler is done",
+        frame=FRAME_STACK,
+        lacks="the exit; the entry is seen when the first handler is done",
     ),
 )
 
@@ -152,8 +152,11 @@ def trap_classes(attached: Collection[str], gates: Sequence[Gate] | None) -> lis
     for gate in gates or ():
         if gate.vector in covered or not gate.handler.startswith(("asm_exc_", "asm_sysvec_")):
             continue
-        why = "the kernel has no tracepoint for it"
-        classes.append(TrapClass(name=vector_name(gate.vector), vectors=[gate.vector], lacks=f"entry and exit: {why}"))
+        name = vector_name(gate.vector)
+        if name.startswith("irq "):
+            name = gate.handler.removeprefix("asm_sysvec_").replace("_", "-")
+        lacks = "entry and exit: the kernel has no tracepoint for it"
+        classes.append(TrapClass(name=name, vectors=[gate.vector], lacks=lacks))
     return classes
 
 

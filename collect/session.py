@@ -25,6 +25,7 @@ from iretrace.collect.probes import TEXT_DEVICE, ProbeOptions, Probes, read_idt
 from iretrace.collect.wire import Addresses
 from iretrace.errors import MachineError, OutputError, UsageError
 from iretrace.trace import writing
+from iretrace.vectors import NMI
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -313,6 +314,9 @@ def _finish(
 
 def _stubs(gates: list[footers.Gate], symbols: Symbols) -> dict[int, tuple[int, int]]:
     stubs = kernel.entry_stubs(gates, symbols)
+    nmi = kernel.nmi_text(symbols)
+    if nmi:
+        stubs[NMI] = nmi[0]
     device = symbols.range_of(kernel.DEVICE_STUB)
     if device is not None:
         stubs[TEXT_DEVICE] = device

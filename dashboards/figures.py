@@ -40,7 +40,7 @@ def targets(frame: pd.DataFrame) -> go.Figure:
 def _shares(frame: pd.DataFrame, styles: dict[str, Style], named: str) -> go.Figure:
     shown = fold(frame, MAX_BARS)
     labels = [
-        f"{_bold(name)} · {numbers.plural(n, 'return')}, {numbers.share(part, n)} {named}"
+        f"{_bold(name)} · {numbers.short(n)}{numbers.THIN}returns, {numbers.share(part, n)} {named}"
         for name, n, part in zip(shown["name"], shown["returns"], shown[named], strict=True)
     ]
     bars = [
@@ -168,7 +168,7 @@ def distribution(frame: pd.DataFrame, tsc_khz: float | None, *, what: str) -> go
                 hovertemplate="%{y:.2f} % within %{customdata}",
             )
         )
-    unit = "TSC cycles, logarithmic" if tsc_khz is None else "seconds, logarithmic"
+    unit = "TSC cycles, logarithmic" if tsc_khz is None else "s, logarithmic"
     return figure(
         *traces,
         height=380,

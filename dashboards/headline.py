@@ -50,6 +50,8 @@ def sentences(study: Study, totals: Totals) -> list[str]:
 
 
 def _saving(study: Study, totals: Totals) -> str:
+    if totals.erets:
+        return "What that would save is not known: there is no cost of ERETS."
     if not totals.ret:
         return "No return would use RET, so there is no RET saving to project."
     if study.saving is None:

@@ -93,24 +93,24 @@ def _recording(study: Study) -> list[tuple[str, str]]:
     return [
         ("Trace", study.result.trace.path.name),
         ("Events", numbers.count(study.result.trace.n_events)),
-        ("Began", _began(footer)),
+        ("Began", _began(study)),
         ("Length", _length(study)),
         ("Ended by", footer.window.ended_by),
         ("Command", " ".join(map(str, footer.command[:_LISTED]))),
         ("Clock", _CLOCKS.get(clock.source, numbers.UNKNOWN)),
-        ("TSC", f"{numbers.short(clock.tsc_khz * 1e3)}Hz" if clock.tsc_khz else f"frequency {numbers.UNKNOWN}"),
-        ("Clock error", _clock_error(footer)),
+        ("TSC", f"{numbers.short(study.tsc_khz * 1e3)}Hz" if study.tsc_khz else f"frequency {numbers.UNKNOWN}"),
+        ("Clock error", _clock_error(study)),
         ("The probes' own cost", ", ".join(filter(None, cost)) or numbers.UNKNOWN),
     ]
 
 
-def _began(footer: Footer) -> str:
-    clock, start = footer.clock, footer.window.start_tsc
-    if not clock.anchors or clock.tsc_khz is None or start is None:
+def _began(study: Study) -> str:
+    anchors, start = study.footer.clock.anchors, study.footer.window.start_tsc
+    if not anchors or study.tsc_khz is None or start is None:
         return ""
-    anchor = clock.anchors[0]
+    anchor = anchors[0]
     try:
-        began = datetime.fromtimestamp((anchor.realtime_ns + (start - anchor.tsc) * 1e6 / clock.tsc_khz) / 1e9, UTC)
+        began = datetime.fromtimestamp((anchor.realtime_ns + (start - anchor.tsc) * 1e6 / study.tsc_khz) / 1e9, UTC)
     except (OverflowError, ValueError, OSError):  # an untrusted file
         return ""
     return f"{began:%Y-%m-%d %H:%M:%S} UTC"
@@ -123,8 +123,8 @@ def _length(study: Study) -> str:
     return numbers.duration_ns(study.duration_s * 1e9) + exact
 
 
-def _clock_error(footer: Footer) -> str:
-    error, khz = footer.clock.error_cycles, footer.clock.tsc_khz
+def _clock_error(study: Study) -> str:
+    error, khz = study.footer.clock.error_cycles, study.tsc_khz
     if error is None:
         return numbers.UNKNOWN
     in_ns = f" ({numbers.duration_ns(error * 1e6 / khz)})" if khz else ""

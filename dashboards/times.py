@@ -61,7 +61,8 @@ def _self_time(study: Study, page: Figures) -> list[Safe | None]:
         page,
         counts.self_time,
         ("latency-self", "Self time", "time without nested traps"),
-        "The same without the time that other traps took which came in between on the same CPU.",
+        "The same without the time that other traps took which came in between on the same CPU, "
+        "where both ends of those were seen.",
     )
     return [figure, tag("h3", "Percentiles of the self time"), _quantiles(study, counts.self_time, "Self time")]
 

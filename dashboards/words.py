@@ -51,6 +51,8 @@ RULES: Final = {
         "stack, so the stack is always valid.",
         "The usual case: a page fault, a timer or a device interrupted the kernel on its own stack. RET will do.",
     ),
+    "erets": Rule("", "", "FRED goes back to the kernel, from every class of trap, with ERETS."),
+    "eretu": Rule("", "", "FRED goes back to user mode with ERETU."),
     "always": Rule("", "", "Every return is made by IRET, as the kernel does today on an IDT."),
 }
 

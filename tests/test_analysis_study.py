@@ -25,6 +25,8 @@ from tests.traces import IF, KERNEL_CS, USER_CS, event, write_trace
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pandas as pd
+
 IRET_CYCLES, RET_CYCLES = 300.0, 100.0
 
 FOOTER = Footer(
@@ -59,6 +61,10 @@ EVENTS: list[dict[str, Any]] = [
 ]
 
 
+def _cell(frame: pd.DataFrame, row: Any, column: str) -> Any:
+    return frame.loc[row, column]
+
+
 @pytest.fixture
 def studied(tmp_path: Path) -> Study:
     """The small trace under the mail's policy."""
@@ -83,20 +89,20 @@ def test_by_rule(studied: Study) -> None:
     frame = frames.by_rule(studied.result.policies[0]).set_index("rule")
     assert list(frame.index) == ["target-cs", "nmi", "nm", "df-ss", "db-bp", "mc", "non-ist"]
     assert frame["returns"].tolist() == [2, 0, 0, 0, 0, 0, 4]
-    assert frame.loc["non-ist", "RET"] == 4
-    assert frame.loc["target-cs", "IRET"] == 2
+    assert _cell(frame, "non-ist", "RET") == 4
+    assert _cell(frame, "target-cs", "IRET") == 2
 
 
 def test_durations(studied: Study) -> None:
     """Quantiles within their error; none where fewer than one trap would lie beyond."""
     frame = frames.durations(studied.counts.latency).set_index("name")
     assert frame["traps"].to_dict() == {"timer": 2, "call-function-single": 1, "device": 1}
-    assert frame.loc["timer", "p50"] == pytest.approx(4_000, rel=0.01)
-    assert frame.loc["timer", "max"] == pytest.approx(10_000, rel=0.01)
-    assert frame.loc["device", "max"] == 64
+    assert _cell(frame, "timer", "p50") == pytest.approx(4_000, rel=0.01)
+    assert _cell(frame, "timer", "max") == pytest.approx(10_000, rel=0.01)
+    assert _cell(frame, "device", "max") == 64
     assert frame[["p90", "p99", "p99.9"]].isna().all(axis=None)
     own = frames.durations(studied.counts.self_time).set_index("name")
-    assert own.loc["timer", "max"] == pytest.approx(8_000, rel=0.01)
+    assert _cell(own, "timer", "max") == pytest.approx(8_000, rel=0.01)
 
 
 def test_the_rare_quantile_needs_its_traps() -> None:
@@ -104,9 +110,9 @@ def test_the_rare_quantile_needs_its_traps() -> None:
     table = np.zeros((N_SLOTS, histogram.N_BUCKETS), dtype=np.int64)
     table[TIMER, 7], table[CALL, 7] = 1000, 999
     frame = frames.durations(table).set_index("vector")
-    assert frame.loc[TIMER, "p99.9"] == 7
-    assert np.isnan(frame.loc[CALL, "p99.9"])
-    assert frame.loc[CALL, "p99"] == 7
+    assert _cell(frame, TIMER, "p99.9") == 7
+    assert np.isnan(_cell(frame, CALL, "p99.9"))
+    assert _cell(frame, CALL, "p99") == 7
 
 
 def test_distribution(studied: Study) -> None:
@@ -152,11 +158,11 @@ def test_savings(studied: Study) -> None:
 def test_medians_take_off_what_nested_traps_save(studied: Study) -> None:
     """The timer loses its own 200 cycles and 200 each for the IPI and the page fault in it."""
     frame = savings.medians(studied.counts).set_index("name")
-    assert frame.loc["device", "now_cycles"] - frame.loc["device", "projected_cycles"] == 64  # not below zero
-    assert frame.loc["call-function-single", "projected_cycles"] == pytest.approx(2_000 - 400, rel=0.01)
-    assert frame.loc["timer", "now_cycles"] == pytest.approx(10_000, rel=0.01)
-    assert frame.loc["timer", "projected_cycles"] == pytest.approx(10_000 - 600, rel=0.01)
-    assert frame.loc["timer", "traps"] == 1
+    assert _cell(frame, "device", "now_cycles") - _cell(frame, "device", "projected_cycles") == 64  # not below zero
+    assert _cell(frame, "call-function-single", "projected_cycles") == pytest.approx(2_000 - 400, rel=0.01)
+    assert _cell(frame, "timer", "now_cycles") == pytest.approx(10_000, rel=0.01)
+    assert _cell(frame, "timer", "projected_cycles") == pytest.approx(10_000 - 600, rel=0.01)
+    assert _cell(frame, "timer", "traps") == 1
 
 
 def test_totals(studied: Study) -> None:
@@ -198,10 +204,10 @@ def test_hazards_have_examples(tmp_path: Path) -> None:
     ]
     found = study(open_trace(write_trace(tmp_path / "nmi.parquet", events, FOOTER)), by_name("rfc2014"))
     frame = found.hazards.set_index("name")
-    assert frame.loc["if-in-nmi", "returns"] == 1
-    assert str(frame.loc["if-in-nmi", "examples"]).startswith("TSC 160 on CPU 0: reschedule")
-    assert frame.loc["nmi-nested", "returns"] == 0
-    assert frame.loc["nmi-nested", "examples"] == ""
+    assert _cell(frame, "if-in-nmi", "returns") == 1
+    assert str(_cell(frame, "if-in-nmi", "examples")).startswith("TSC 160 on CPU 0: reschedule")
+    assert _cell(frame, "nmi-nested", "returns") == 0
+    assert _cell(frame, "nmi-nested", "examples") == ""
 
 
 def test_without_clock_and_cost_nothing_is_made_up(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from iretrace.collect import wire
+from iretrace.collect.probes import TEXT_DEVICE
 from iretrace.collect.wire import Addresses, to_events
 from iretrace.losses import BY_NAME
+from iretrace.vectors import NMI
 from tests.conftest import ROOT
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ int main(void) {
     VALUE(HOOK_PAGE_FAULT_USER) VALUE(HOOK_PAGE_FAULT_KERNEL) VALUE(HOOK_IRQ_VECTOR_ENTRY)
     VALUE(HOOK_IRQ_VECTOR_EXIT) VALUE(HOOK_IRQ_HANDLER_ENTRY) VALUE(HOOK_IRQ_HANDLER_EXIT) VALUE(HOOK_NMI_HANDLER)
     VALUE(LOSS_RING_FULL) VALUE(LOSS_NMI_RING_BUSY) VALUE(LOSS_TSC_UNREADABLE) VALUE(LOSS_FRAME_UNREAD)
-    VALUE(LOSS_TARGET_UNKNOWN) VALUE(N_LOSSES) VALUE(TEXT_DEVICE)
+    VALUE(LOSS_TARGET_UNKNOWN) VALUE(N_LOSSES) VALUE(TEXT_DEVICE) VALUE(TEXT_NMI)
     return 0;
 }
 """
@@ -67,6 +69,8 @@ def test_constants_agree(layout: dict[str, tuple[int, int]]) -> None:
     assert layout["TRAP_SEEN_TARGET"][0] == wire.SEEN_TARGET
     assert layout["TRAP_TO_KERNEL"][0] == wire.TO_KERNEL
     assert (layout["TRAP_ENTRY"][0], layout["TRAP_EXIT"][0]) == (0, 1)
+    assert layout["TEXT_DEVICE"][0] == TEXT_DEVICE
+    assert layout["TEXT_NMI"][0] == NMI
     hooks = [name for name in layout if name.startswith("HOOK_")]
     assert [layout[name][0] for name in hooks] == list(range(len(wire.HOOK_NAMES)))
     assert layout["N_LOSSES"][0] == len(wire.LOSS_CAUSES)

@@ -134,7 +134,10 @@ class _ProgressLine:
         )
 
     def finishing(self, done: int, total: int) -> None:
-        self._show(f"writing the trace: {100 * done // max(total, 1)} %")
+        now = time.monotonic()
+        if now - self._last >= 0.2:
+            self._last = now
+            self._show(f"writing the trace: {100 * done // max(total, 1)} %")
 
     def clear(self) -> None:
         if self._enabled:

@@ -22,7 +22,7 @@ Examples:
 
 @click.command(name="report", epilog=EPILOG)
 @click.argument("trace", type=click.Path(path_type=Path))
-@click.option("--policy", default="rfc2014", show_default=True, metavar="NAME", help="How to choose RET or IRET.")
+@click.option("-p", "--policy", default="rfc2014", show_default=True, metavar="NAME", help="How to choose RET or IRET.")
 @click.option(
     "-o",
     "--output",
@@ -30,7 +30,7 @@ Examples:
     metavar="FILE",
     help="HTML file to write; default: TRACE's name with .report.html for .parquet, in the current directory.",
 )
-@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+@click.option("-f", "--force", is_flag=True, help="Replace the file if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written and the totals as JSON.")
 def command(trace: Path, policy: str, output: Path | None, *, force: bool, as_json: bool) -> int:
     """Show what TRACE says of the policy, in one HTML file that works offline.
@@ -38,11 +38,12 @@ def command(trace: Path, policy: str, output: Path | None, *, force: bool, as_js
     Which returns could use RET, which rule said so, rates, latencies, nesting, the projected saving and the hazards;
     written for readers who have never heard of the proposal.
     """
-    from iretrace.output import check_target, replacing  # noqa: PLC0415 - heavy imports only when the verb runs
-    from iretrace.replay.policies import by_name  # noqa: PLC0415
+    from iretrace.console import progress  # noqa: PLC0415 - heavy imports only when the verb runs
+    from iretrace.output import check_target, replacing  # noqa: PLC0415
+    from iretrace.replay.own import find  # noqa: PLC0415
     from iretrace.trace import open_trace  # noqa: PLC0415
 
-    chosen = by_name(policy)
+    chosen = find(policy)
     opened = open_trace(trace)
     target = default_output(trace) if output is None else output
     check_target(target, force=force)
@@ -51,7 +52,8 @@ def command(trace: Path, policy: str, output: Path | None, *, force: bool, as_js
     from iretrace.analysis.totals import totals  # noqa: PLC0415
     from iretrace.dashboards.report import report  # noqa: PLC0415
 
-    studied = study(opened, chosen)
+    with progress("reading", opened.n_events) as advance:
+        studied = study(opened, chosen, progress=advance)
     document = report(studied)
     with replacing(target, force=force) as temporary:
         # Bytes, because the digests of the scripts hold for these line ends.
