@@ -12,6 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from iretrace.footer import Footer, Loss
+from iretrace.replay.engine import REPAIRS, RETURN_DTYPE
+from iretrace.replay.hazards import NAMES
+from iretrace.replay.own import find
+from iretrace.replay.policies import built_in
+from iretrace.replay.tables import enumerate_policy
 from iretrace.schema import EVENT_SCHEMA, PREDICTION_SCHEMA
 from iretrace.trace import writing
 from tests.conftest import ROOT
@@ -194,3 +199,20 @@ def test_policy_show(path: Path) -> None:
         ({"kernel CS": False}, "ERETU"),
     ]
     assert "no such policy" in refused("policy", "show", "nope")
+
+
+DOCUMENTATION = (ROOT / "docs" / "replay.md").read_text()
+
+
+@pytest.mark.parametrize("name", [*NAMES, *REPAIRS, *built_in(), *(field for field in RETURN_DTYPE.names or ())])
+def test_names_are_documented(name: str) -> None:
+    """Every hazard, repair, policy and column of a return is in the documentation's tables."""
+    assert f"| `{name}` |" in DOCUMENTATION
+
+
+def test_the_documented_policy_is_one(tmp_path: Path) -> None:
+    """The example of a policy of one's own can be copied."""
+    example = DOCUMENTATION.split("--policy ./mine.py:decide`.\n\n```python\n")[1].split("```")[0]
+    (tmp_path / "mine.py").write_text(example)
+    table = enumerate_policy(find(f"{tmp_path / 'mine.py'}:decide"), frozenset())
+    assert table.rules == ("else", "in-nmi")
