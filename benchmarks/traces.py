@@ -59,25 +59,25 @@ def footer(n_events: int, stop_tsc: int) -> Footer:
 
 
 def write(path: Path, n_events: int, seed: int = 1) -> None:
-    """Write a trace of about ``n_events`` events (never fewer)."""
+    """Write a trace of ``n_events`` events or a few more."""
     random = np.random.default_rng(seed)
     written, start = 0, 1_000_000
     with writing(path) as writer:
         while written < n_events:
-            batch = _chunk(random, start)
+            batch = _chunk(random, start, min(CHUNK, n_events - written))
             start = batch.column("tsc")[batch.num_rows - 1].as_py() + 1
             writer.write(batch)
             written += batch.num_rows
         writer.finish(footer(written, start))
 
 
-def _chunk(random: np.random.Generator, start: int) -> pa.RecordBatch:
+def _chunk(random: np.random.Generator, start: int, n_events: int) -> pa.RecordBatch:
     weights, episodes = zip(*_EPISODES, strict=True)
     lengths = np.array([len(steps) for steps in episodes])
     flat = np.array([step for steps in episodes for step in steps])
     heads = np.concatenate(([0], np.cumsum(lengths)[:-1]))
 
-    n_episodes = int(CHUNK / np.dot(weights, lengths))
+    n_episodes = int(n_events / np.dot(weights, lengths)) + 1
     kind = random.choice(len(episodes), n_episodes, p=np.array(weights) / sum(weights))
     reps = lengths[kind]
     episode = np.repeat(np.arange(n_episodes), reps)

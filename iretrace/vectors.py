@@ -16,6 +16,7 @@ DF: Final = 8
 SS: Final = 12
 PF: Final = 14
 MC: Final = 18
+VC: Final = 29
 
 N_VECTORS: Final = 256
 

@@ -61,10 +61,10 @@ static NOINLINE void add_row(struct engine *engine, uint16_t cpu_number, const s
 /* A trap returns: judge it by every configuration, then let its exit change the counters.
  *
  * `trap` holds the frame judged; `exit_tsc` counts only where `end` says that the exit was seen. Inlined with `end`
- * a constant: this is where the time goes. */
+ * and `rows` constants where the time goes. */
 static ALWAYS_INLINE void give_back(struct engine *engine, struct cpu *cpu, uint16_t cpu_number,
 				    const struct trap *trap, unsigned int depth, bool nmi_below, uint64_t exit_tsc,
-				    enum end end)
+				    enum end end, bool rows)
 {
 	uint32_t context = context_of(trap, nmi_below);
 	uint64_t tsc = end == END_EXIT || end == END_ORPHAN ? exit_tsc : trap->tsc;
@@ -82,14 +82,14 @@ static ALWAYS_INLINE void give_back(struct engine *engine, struct cpu *cpu, uint
 			cell->first_tsc = tsc;
 			cell->first_cpu = cpu_number;
 		}
-		if (engine->rows)
+		if (rows)
 			engine->nest_rows[engine->n_rows * engine->n_configs + k] = judged;
 		if (*effects & (EFFECT_CLEAR | EFFECT_DOWN))
 			cpu->nest[k] = *effects & EFFECT_CLEAR || !cpu->nest[k] ? 0 : cpu->nest[k] - 1;
 	}
 	engine->ends[end]++;
 	engine->unknown_target += (trap->frame & FRAME_TARGET) == FRAME_UNKNOWN;
-	if (engine->rows)
+	if (rows)
 		add_row(engine, cpu_number, trap, context, depth, exit_tsc, end);
 	if (depth) {
 		struct trap *parent = at(cpu, depth - 1);
@@ -115,7 +115,7 @@ static NOINLINE void end_top(struct engine *engine, struct cpu *cpu, uint16_t cp
 {
 	const struct trap *trap = take_top(engine, cpu);
 
-	give_back(engine, cpu, cpu_number, trap, cpu->depth, cpu->nmi_open, 0, end);
+	give_back(engine, cpu, cpu_number, trap, cpu->depth, cpu->nmi_open, 0, end, engine->rows);
 }
 
 static NOINLINE void drop_oldest(struct engine *engine, struct cpu *cpu, uint16_t cpu_number)
@@ -126,12 +126,12 @@ static NOINLINE void drop_oldest(struct engine *engine, struct cpu *cpu, uint16_
 	cpu->depth--;
 	engine->open--;
 	cpu->nmi_open -= trap->slot == SLOT_NMI;
-	give_back(engine, cpu, cpu_number, trap, 0, false, 0, END_OVERFLOW);
+	give_back(engine, cpu, cpu_number, trap, 0, false, 0, END_OVERFLOW, engine->rows);
 }
 
 static NOINLINE void orphan(struct engine *engine, struct cpu *cpu, uint16_t cpu_number, const struct trap *exit)
 {
-	give_back(engine, cpu, cpu_number, exit, cpu->depth, cpu->nmi_open, exit->tsc, END_ORPHAN);
+	give_back(engine, cpu, cpu_number, exit, cpu->depth, cpu->nmi_open, exit->tsc, END_ORPHAN, engine->rows);
 }
 
 static bool grow(struct cpu *cpu)
@@ -178,7 +178,7 @@ static ALWAYS_INLINE void load_trap(const struct run *run, int64_t k, struct tra
 	trap->nested_unknown = false;
 }
 
-static ALWAYS_INLINE bool enter(struct engine *engine, struct cpu *cpu, const struct run *run, int64_t k)
+static ALWAYS_INLINE bool enter(struct engine *engine, struct cpu *cpu, const struct run *run, int64_t k, bool rows)
 {
 	uint16_t number = run->number[k], slot = run->block.slot[k];
 
@@ -193,7 +193,7 @@ static ALWAYS_INLINE bool enter(struct engine *engine, struct cpu *cpu, const st
 		load_trap(run, k, &point);
 		if (engine->counted[slot])
 			count_entry(engine, cpu, slot);
-		give_back(engine, cpu, number, &point, cpu->depth, cpu->nmi_open, 0, END_NO_HOOK);
+		give_back(engine, cpu, number, &point, cpu->depth, cpu->nmi_open, 0, END_NO_HOOK, rows);
 		return true;
 	}
 	if (cpu->depth == MAX_DEPTH)
@@ -212,19 +212,20 @@ static NOINLINE void leave_deep(struct engine *engine, struct cpu *cpu, const st
 
 /* The exit `k` of the trap on top. The frame saved at exit is the one returned to; the entry's stands in for what
  * the exit's hook did not see. */
-static ALWAYS_INLINE void leave_top(struct engine *engine, struct cpu *cpu, const struct run *run, int64_t k)
+static ALWAYS_INLINE void leave_top(struct engine *engine, struct cpu *cpu, const struct run *run, int64_t k,
+				    bool rows)
 {
 	struct trap *trap = take_top(engine, cpu);
 	uint16_t frame = run->block.frame[k], answered = answered_for[frame >> SAW_SHIFT];
 
 	trap->frame = (trap->frame & ~answered) | (frame & answered);
-	give_back(engine, cpu, run->number[k], trap, cpu->depth, cpu->nmi_open, run->tsc[k], END_EXIT);
+	give_back(engine, cpu, run->number[k], trap, cpu->depth, cpu->nmi_open, run->tsc[k], END_EXIT, rows);
 }
 
-static ALWAYS_INLINE void leave(struct engine *engine, struct cpu *cpu, const struct run *run, int64_t k)
+static ALWAYS_INLINE void leave(struct engine *engine, struct cpu *cpu, const struct run *run, int64_t k, bool rows)
 {
 	if (cpu->depth && at(cpu, cpu->depth - 1)->key == run->block.key[k])
-		leave_top(engine, cpu, run, k);
+		leave_top(engine, cpu, run, k, rows);
 	else
 		leave_deep(engine, cpu, run, k);
 }
@@ -245,11 +246,11 @@ static NOINLINE void leave_deep(struct engine *engine, struct cpu *cpu, const st
 	}
 	while (cpu->depth > depth)
 		end_top(engine, cpu, run->number[k], END_IMPLIED);
-	leave_top(engine, cpu, run, k);
+	leave_top(engine, cpu, run, k, engine->rows);
 }
 
 /* The events of a block, one after another; false: out of memory. */
-static bool run_block(struct engine *engine, const struct run *run, int64_t n)
+static ALWAYS_INLINE bool run_block(struct engine *engine, const struct run *run, int64_t n, bool rows)
 {
 	int64_t k;
 
@@ -261,8 +262,8 @@ static bool run_block(struct engine *engine, const struct run *run, int64_t n)
 		if (!cpu)
 			return false;
 		if (run->is_exit[k])
-			leave(engine, cpu, run, k);
-		else if (!enter(engine, cpu, run, k))
+			leave(engine, cpu, run, k, rows);
+		else if (!enter(engine, cpu, run, k, rows))
 			return false;
 	}
 	return true;
@@ -277,7 +278,7 @@ bool engine_run(struct engine *engine, const struct column *columns, int64_t len
 		int64_t n = length - i < BLOCK ? length - i : BLOCK;
 
 		engine_load(engine, columns, i, n, &run);
-		if (!run_block(engine, &run, n))
+		if (!(engine->rows ? run_block(engine, &run, n, true) : run_block(engine, &run, n, false)))
 			return false;
 	}
 	return true;

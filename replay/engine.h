@@ -15,7 +15,7 @@ enum {
 	N_SLOTS = 257, /* vectors, and one for device interrupts without one */
 	SLOT_DEVICE = 256,
 	SLOT_NMI = 2,
-	BLOCK = 256, /* events prepared at a time, column by column */
+	BLOCK = 1024, /* events prepared at a time, column by column */
 	MAX_DEPTH = 128, /* a power of two: a full stack is a ring, so that dropping the oldest is cheap */
 	FIRST_DEPTH = 8, /* stacks grow: a file may name 65536 CPUs */
 	N_CONTEXTS = N_SLOTS * 3 * 128,

@@ -174,7 +174,7 @@ class _Run:
                 counters.append(policy.counter)
         self._counter_of = [counters.index(policy.counter) for policy in policies]
         self._engine = Engine(Pairing.from_footer(footer), counters)
-        self._notes = tuple(_notes(footer, policies, ist))
+        self._notes = tuple(_notes(footer, policies))
 
     def through(
         self,
@@ -218,9 +218,9 @@ def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         yield batch.slice(start, ROW_GROUP_EVENTS)
 
 
-def _notes(footer: Footer, policies: Sequence[Policy], ist: frozenset[int]) -> Iterator[str]:
+def _notes(footer: Footer, policies: Sequence[Policy]) -> Iterator[str]:
     if footer.idt is None:
-        asking = [policy.name for policy in policies if depends_on_ist(policy, ist)]
+        asking = [policy.name for policy in policies if depends_on_ist(policy)]
         if asking:
             yield f"The trace has no IDT: {', '.join(asking)} took the mail's list of IST vectors instead."
     if footer.kernel_cs is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,7 +12,7 @@ from iretrace.errors import UsageError
 from iretrace.replay import contexts, hazards
 from iretrace.replay.contexts import SHIFT, Target
 from iretrace.replay.policies import MAIL_IST, Choice, Context, Policy
-from iretrace.vectors import NMI
+from iretrace.vectors import NMI, VC
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 POLICY_BITS: Final = 5
 """The low bits of a context index that a policy sees: nested, NMI text, IF, TF, RF."""
+
+EVER_IST: Final = MAIL_IST | {NMI, VC}
+"""The mail's list, the NMI, and #VC (SEV-ES)."""
 
 MAX_RULES: Final = 127
 """What the predictions' dictionary column can index."""
@@ -74,6 +77,7 @@ def policy_contexts(ist: frozenset[int]) -> tuple[Context, ...]:
     )
 
 
+@lru_cache(maxsize=32)
 def enumerate_policy(policy: Policy, ist: frozenset[int]) -> Table:
     """Ask a policy about every context.
 
@@ -100,13 +104,14 @@ def enumerate_policy(policy: Policy, ist: frozenset[int]) -> Table:
     return Table(policy=policy, rules=tuple(rules), choice=choice, rule=pairs[seen, 1], hazard=hazards.table(choice))
 
 
-def depends_on_ist(policy: Policy, ist: frozenset[int]) -> bool:
-    """Whether some answer of a policy changes when a vector's IST membership does."""
-    everything = frozenset(range(contexts.N_SLOTS))
-    here, there = (
-        [policy.decide(context)[:2] for context in policy_contexts(known)] for known in (ist, everything - ist)
+@lru_cache(maxsize=32)
+def depends_on_ist(policy: Policy) -> bool:
+    """Whether an answer of a policy changes with the IST membership of a vector that Linux ever gave one."""
+    return any(
+        policy.decide(context) != policy.decide(replace(context, ist=not context.ist))
+        for context in policy_contexts(MAIL_IST | {NMI})
+        if context.vector in EVER_IST
     )
-    return here != there
 
 
 def _ask(policy: Policy, context: Context, rules: dict[str, int], codes: dict[Any, tuple[int, int]]) -> tuple[int, int]:

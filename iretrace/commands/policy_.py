@@ -104,7 +104,7 @@ def _show(policy: Policy, table: Table, rows: list[FoldedRow], ist: frozenset[in
     from iretrace.replay.tables import depends_on_ist  # noqa: PLC0415
 
     click.echo(f"{policy.name}: {policy.doc}")
-    if depends_on_ist(policy, ist):
+    if depends_on_ist(policy):
         click.echo(f"IST stacks: {_vectors(ist)} ({whence})")
     if policy.counter.up:
         click.echo(_counter(policy.counter))
