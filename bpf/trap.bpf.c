@@ -263,15 +263,28 @@ RAW_TRACEPOINT_PROBE(page_fault_kernel)
 	return handle_page_fault(ctx, HOOK_PAGE_FAULT_KERNEL);
 }
 
-int irq_vector_entry(struct bpf_raw_tracepoint_args *ctx)
-{
-	return handle_irq_vector(ctx, HOOK_IRQ_VECTOR_ENTRY, TRAP_ENTRY);
-}
+/* A program of its own for each tracepoint, so that the kernel counts and times each hook apart. */
+#define IRQ_VECTOR(name)                                                              \
+	RAW_TRACEPOINT_PROBE(name##_entry)                                            \
+	{                                                                             \
+		return handle_irq_vector(ctx, HOOK_IRQ_VECTOR_ENTRY, TRAP_ENTRY);     \
+	}                                                                             \
+	RAW_TRACEPOINT_PROBE(name##_exit)                                             \
+	{                                                                             \
+		return handle_irq_vector(ctx, HOOK_IRQ_VECTOR_EXIT, TRAP_EXIT);       \
+	}
 
-int irq_vector_exit(struct bpf_raw_tracepoint_args *ctx)
-{
-	return handle_irq_vector(ctx, HOOK_IRQ_VECTOR_EXIT, TRAP_EXIT);
-}
+IRQ_VECTOR(local_timer)
+IRQ_VECTOR(reschedule)
+IRQ_VECTOR(call_function)
+IRQ_VECTOR(call_function_single)
+IRQ_VECTOR(irq_work)
+IRQ_VECTOR(x86_platform_ipi)
+IRQ_VECTOR(error_apic)
+IRQ_VECTOR(spurious_apic)
+IRQ_VECTOR(thermal_apic)
+IRQ_VECTOR(threshold_apic)
+IRQ_VECTOR(deferred_error_apic)
 
 RAW_TRACEPOINT_PROBE(irq_handler_entry)
 {

@@ -25,13 +25,16 @@ class Hook:
 
     Attributes:
         tracepoint: the kernel's name of the tracepoint.
-        program: function in ``bpf/trap.bpf.c``.
         arguments: types of the tracepoint's arguments that the program relies on, as in the kernel's BTF.
     """
 
     tracepoint: str
-    program: str
     arguments: tuple[str, ...]
+
+    @property
+    def program(self) -> str:
+        """Name of its function in ``bpf/trap.bpf.c`` (BCC's RAW_TRACEPOINT_PROBE)."""
+        return f"raw_tracepoint__{self.tracepoint}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +69,8 @@ def _irq_vector(name: str, vector: int, tracepoint: str) -> HookClass:
     return HookClass(
         name=name,
         vectors=(vector,),
-        entries=(Hook(tracepoint=f"{tracepoint}_entry", program="irq_vector_entry", arguments=_VECTOR),),
-        exits=(Hook(tracepoint=f"{tracepoint}_exit", program="irq_vector_exit", arguments=_VECTOR),),
+        entries=(Hook(tracepoint=f"{tracepoint}_entry", arguments=_VECTOR),),
+        exits=(Hook(tracepoint=f"{tracepoint}_exit", arguments=_VECTOR),),
         frame=FRAME_STACK,
     )
 
@@ -77,8 +80,8 @@ CLASSES: Final = (
         name="#PF",
         vectors=(14,),
         entries=(
-            Hook(tracepoint="page_fault_user", program="raw_tracepoint__page_fault_user", arguments=_FAULT),
-            Hook(tracepoint="page_fault_kernel", program="raw_tracepoint__page_fault_kernel", arguments=_FAULT),
+            Hook(tracepoint="page_fault_user", arguments=_FAULT),
+            Hook(tracepoint="page_fault_kernel", arguments=_FAULT),
         ),
         frame=FRAME_ARGUMENT,
         lacks="the exit: exc_page_fault is noinstr and no tracepoint follows it",
@@ -100,14 +103,12 @@ CLASSES: Final = (
         entries=(
             Hook(
                 tracepoint="irq_handler_entry",
-                program="raw_tracepoint__irq_handler_entry",
                 arguments=("int", "irqaction*"),
             ),
         ),
         exits=(
             Hook(
                 tracepoint="irq_handler_exit",
-                program="raw_tracepoint__irq_handler_exit",
                 arguments=("int", "irqaction*", "int"),
             ),
         ),
@@ -117,9 +118,7 @@ CLASSES: Final = (
     HookClass(
         name="NMI",
         vectors=(2,),
-        entries=(
-            Hook(tracepoint="nmi_handler", program="raw_tracepoint__nmi_handler", arguments=("void*", "s64", "int")),
-        ),
+        entries=(Hook(tracepoint="nmi_handler", arguments=("void*", "s64", "int")),),
         frame=FRAME_STACK,
         lacks="the exit; the entry is seen when the first handler is done",
     ),

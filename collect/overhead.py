@@ -63,10 +63,7 @@ class Overhead:
         return [footers.Loss(cause="unaccounted", count=missing)] if missing > 0 else []
 
     def hooks(self, hooks: list[footers.Hook]) -> list[footers.Hook]:
-        """``hooks`` with the statistics of their programs.
-
-        Several hooks may share a program; its statistics stand with the first of them.
-        """
+        """``hooks`` with the statistics of their programs."""
         infos = self._probes.program_runs()
         by_tracepoint = {hook.tracepoint: hook.program for hook in HOOKS}
         found = []
