@@ -14,7 +14,7 @@ frame that ERETS or ERETU pops). What is taken for granted has a name in :mod:`i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from iretrace.errors import UsageError
 from iretrace.replay import assumptions as a
@@ -252,13 +252,16 @@ class Cpu:
     def _ask(self, context: Context) -> tuple[Choice, str]:
         where = f"--policy {self.policy.name}"
         try:
-            choice, rule = self.policy.decide(context)
+            answer: Any = self.policy.decide(context)
+            choice, rule = answer
         except Exception as error:  # noqa: BLE001 - a user's function may raise anything
             found = " ".join(f"{type(error).__name__}: {error}".split())
             raise UsageError(where, f"failed for {context} ({found})", expected="a (Choice, rule) pair") from None
-        if not isinstance(choice, Choice) or not isinstance(rule, str):
+        # A user's own policy may name its choice.
+        known = isinstance(choice, Choice) or (isinstance(choice, str) and choice in Choice.__members__)
+        if not known or not isinstance(rule, str):
             raise UsageError(where, f"gave {choice!r}, {rule!r} for {context}", expected="a (Choice, rule) pair")
-        return choice, rule
+        return choice if isinstance(choice, Choice) else Choice[choice], rule
 
     def leave(self, point: State, choice: Choice, rule: str = "") -> Step:
         """Return from the top handler with a given instruction."""

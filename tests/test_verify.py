@@ -381,10 +381,60 @@ def test_the_timeline_fits_100_columns() -> None:
     assert "neither choice is safe" in done.stdout
 
 
+def test_a_policy_of_ones_own_is_checked(tmp_path: Path) -> None:
+    """A function in a file, which may name its choice, with the file's COUNTER."""
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "from iretrace.replay.policies import NestCounter\n"
+        "COUNTER = NestCounter(up=frozenset({2}), clear=frozenset({2}))\n"
+        "def decide(context):\n"
+        "    if context.kernel_cs and context.nested and context.vector != 2:\n"
+        "        return 'RET', 'in-nmi'\n"
+        "    return 'IRET', 'else'\n"
+    )
+    done = verify("--policy", f"{mine}:decide", "--traps", "NMI,#MC,#PF", "--depth", "6", "--json")
+    assert (done.returncode, done.stderr) == (1, "")
+    (document,) = json.loads(done.stdout)["policies"]
+    assert document["policy"] == f"{mine}:decide"
+    shortest = {
+        violation["hazard"]: [step["event"] for step in violation["steps"]] for violation in document["violations"]
+    }
+    assert shortest["iret-in-nmi"] == [
+        "NMI strikes user code",
+        "#MC strikes NMI entry",
+        "IRET from #MC to NMI entry (rule else)",
+    ]
+    # The counter sees the NMI's body: with #PF alone, which does not strike the entry code, only RF is lost.
+    done = verify("--policy", f"{mine}:decide", "--traps", "NMI,#PF", "--depth", "6", "--json")
+    assert [v["hazard"] for v in json.loads(done.stdout)["policies"][0]["violations"]] == ["ret-rf", "ret-tf"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def f(context):\n    return 'JUMP', 'r'\n", "gave 'JUMP', 'r' for"),
+        ("def f(context):\n    return ['RET'], 'r'\n", "gave ['RET'], 'r' for"),
+        ("def f(context):\n    return 'RET'\n", "ValueError"),
+        ("def f(context):\n    return 1 / 0\n", "ZeroDivisionError"),
+        ("def g(context):\n    return 'RET', 'r'\n", "has no function 'f'"),
+        ("1 / 0\n", "raised ZeroDivisionError"),
+    ],
+)
+def test_a_policy_that_is_none_is_refused(tmp_path: Path, source: str, message: str) -> None:
+    """One line that names the file, exit status 2."""
+    mine = tmp_path / "mine.py"
+    mine.write_text(source)
+    done = verify("--policy", f"{mine}:f")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert str(mine) in done.stderr
+    assert message in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--policy", "nonsense"], "no such policy"),
+        (["--policy", "nowhere.py:f"], "there is no file nowhere.py"),
         (["--policy", "iret", "--depth", "0"], "--depth 0: out of range"),
         (["--policy", "iret", "--depth", "1000"], "out of range"),
         (["--policy", "iret", "--depth", "x"], "x"),

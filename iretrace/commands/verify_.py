@@ -15,7 +15,7 @@ from iretrace.errors import EXIT_FOUND, EXIT_OK, UsageError
 from iretrace.replay import assumptions, checker, timeline
 from iretrace.replay.fixed import ASSUMES, RFC2014_FIXED
 from iretrace.replay.machine import IDTS, TRAPS, Machine
-from iretrace.replay.policies import by_name
+from iretrace.replay.own import find
 from iretrace.replay.states import HAZARDS
 from iretrace.vectors import vector_name
 
@@ -45,6 +45,8 @@ Examples:
   iretrace verify --policy rfc2014 --depth 8
   iretrace verify --policy rfc2014 --traps NMI,#DB --depth 6
   iretrace verify --policy {RFC2014_FIXED.name} --assume {",".join(sorted(ASSUMES))}
+  iretrace verify --policy rfc2014-host-ist --idt linux-6.18
+  iretrace verify --policy ./mine.py:decide
   iretrace verify --policy rfc2014 --conflicts
 \b
 Assumptions (* held unless dropped):
@@ -58,7 +60,15 @@ Exit status: 0 no hazard is reachable, 1 one is, 2 it could not be done.
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
-@click.option("--policy", "policies", multiple=True, required=True, help="Policy to check; may be repeated.")
+@click.option(
+    "-p",
+    "--policy",
+    "policies",
+    multiple=True,
+    required=True,
+    metavar="NAME",
+    help="Policy to check, or FILE.py:FUNCTION; may be repeated.",
+)
 @click.option("--depth", default=8, show_default=True, help="Events in a sequence: traps delivered and handlers left.")
 @click.option("--assume", multiple=True, metavar="NAME,…", help="Take these for granted too.")
 @click.option("--drop", multiple=True, metavar="NAME,…", help="Do not take these for granted.")
@@ -94,7 +104,7 @@ def command(  # noqa: PLR0913 - one parameter an option
         traps=_traps(traps),
         live=live,
     )
-    chosen = [by_name(name) for name in policies]
+    chosen = [find(name) for name in dict.fromkeys(policies)]
     results = [checker.explore(policy, depth, machine, by_rule=by_rule) for policy in chosen]
     beyond = [checker.conflicts(policy, depth, machine) if conflicts else () for policy in chosen]
     if as_json:
