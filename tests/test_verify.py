@@ -20,8 +20,19 @@ from iretrace.replay import hazards
 from iretrace.replay.assumptions import ASSUMPTIONS, DEFAULT
 from iretrace.replay.checker import MAX_DEPTH, conflicts, explore, machine_for
 from iretrace.replay.fixed import ASSUMES, RFC2014_FIXED
-from iretrace.replay.machine import Cpu, Machine
-from iretrace.replay.policies import IRET, RFC2014, Choice, NestCounter, Policy, by_name
+from iretrace.replay.machine import IDTS, Cpu, Machine
+from iretrace.replay.policies import (
+    FRED,
+    IRET,
+    RFC2014,
+    RFC2014_HOST_IST,
+    RFC2014_REVIEWED,
+    Choice,
+    NestCounter,
+    Policy,
+    built_in,
+    by_name,
+)
 from iretrace.replay.states import FATAL, HAZARDS, START, State
 from iretrace.replay.timeline import event_text, sentence, to_json
 from iretrace.vectors import BP, DB, MC, NMI, PF
@@ -171,7 +182,6 @@ def test_every_kernel_return_by_iret_is_what_linux_must_mend_by_hand() -> None:
     result = explore(IRET, 12)
     assert set(found(result)) == {"iret-in-nmi", "nmi-nested"}
     assert result.complete
-    assert f"| `iret` | default | any | {result.states:,} |" in PAGE.read_text()
 
 
 def test_the_fixed_policy_is_safe_at_any_depth() -> None:
@@ -179,7 +189,60 @@ def test_the_fixed_policy_is_safe_at_any_depth() -> None:
     result = explore(RFC2014_FIXED, 16, FIXED_MACHINE)
     assert result.violations == ()
     assert result.complete
-    assert f"`no-step-in-nmi-mc` too | any | {result.states:,} | nothing |" in PAGE.read_text()
+
+
+_ROWS = re.findall(
+    r"^\| `([a-z0-9-]+)` \| ([^|]+) \| (\d+|any) \| ([\d,]+) \| ([^|]+) \|$", PAGE.read_text(), re.MULTILINE
+)
+
+
+def test_the_page_has_a_row_for_every_policy() -> None:
+    """None that comes with iretrace is left out, and no row is of another."""
+    assert {row[0] for row in _ROWS} == set(built_in())
+
+
+@pytest.mark.parametrize(("name", "assumed", "depth", "states", "hazards_found"), _ROWS, ids=lambda cell: cell[:20])
+def test_the_pages_table_is_what_is_found(name: str, assumed: str, depth: str, states: str, hazards_found: str) -> None:
+    """Each row: the states, the hazards, how short their shortest counterexamples are; *any* is exhaustive."""
+    named = set(re.findall(r"`([a-z0-9.-]+)`", assumed.partition(", with")[0]))
+    idt = re.search(r"`--idt (\S+)`", assumed)
+    machine = Machine(assume=DEFAULT | named, ist=IDTS[idt[1] if idt else "mail"])
+    result = explore(by_name(name), 16 if depth == "any" else int(depth), machine)
+    assert result.complete is (depth == "any")
+    assert f"{result.states:,}" == states
+    shortest = ", ".join(f"`{violation.hazard}` ({len(violation.path)})" for violation in result.violations)
+    assert hazards_found == (shortest or "nothing")
+
+
+def test_the_reviewed_mail_unmasks_in_the_entry_code_alone() -> None:
+    """What strikes the body of an NMI returns with RET; what strikes before the count does not."""
+    by_rule = {
+        (v.hazard, v.path[-1][1].rule): sentence(v) for v in explore(RFC2014_REVIEWED, 4, by_rule=True).violations
+    }
+    start = "NMI strikes user code; #DB strikes NMI entry; "
+    assert {rule: text for (hazard, rule), text in by_rule.items() if hazard == "iret-in-nmi"} == {
+        "db-bp": start + "IRET from #DB to NMI entry (rule db-bp)",
+        "mc": start + "#MC strikes #DB entry; IRET from #MC to #DB entry (rule mc)",
+    }
+    assert by_rule["ret-rf", "db-bp"] == (
+        "#DB (instruction breakpoint) strikes kernel code, IF on; RET from #DB to kernel code, IF on (rule db-bp)"
+    )
+    assert by_rule["ret-rf", "nm"].startswith("#NM strikes kernel code, IF on")
+    entry = explore(RFC2014_REVIEWED, 5, Machine(assume=DEFAULT | {"no-db-in-nmi-entry"}))
+    assert set(found(entry)) == {"ret-rf", "ret-tf"}
+    assert found(explore(RFC2014_REVIEWED, 5, Machine(assume=DEFAULT | {"no-db-in-nmi-entry", "no-step"}))) == {}
+
+
+def test_the_mail_on_todays_ist_stacks_unmasks_by_mc_and_db() -> None:
+    """Not by #NM, which has no IST stack there; and no assumption takes NMI, #MC, IRET away."""
+    ist = IDTS["linux-6.18"]
+    result = explore(RFC2014_HOST_IST, 4, Machine(ist=ist), by_rule=True)
+    assert {v.path[-1][1].rule for v in result.violations if v.hazard == "iret-in-nmi"} == {"mc", "db-bp"}
+    assert any(sentence(v).startswith("#BP strikes single-stepped kernel code") for v in result.violations)
+    machine = Machine(ist=ist, assume=DEFAULT | ASSUMES | {"no-step"})
+    assert found(explore(RFC2014_HOST_IST, 5, machine))["iret-in-nmi"] == (
+        "NMI strikes user code; #MC strikes NMI body; IRET from #MC to NMI body (rule mc)"
+    )
 
 
 @pytest.mark.parametrize("live", [1, 2])
@@ -303,18 +366,10 @@ def test_a_depth_out_of_range_is_refused(depth: int) -> None:
 
 def test_fred_is_known_by_its_policy() -> None:
     """ERETS means FRED's machine, on which the policy is safe and nothing is in conflict."""
-    policy = Policy(
-        name="erets",
-        doc="",
-        rules=("s", "u"),
-        decide=lambda c: (Choice.ERETS, "s") if c.kernel_cs else (Choice.ERETU, "u"),
-    )
-    assert machine_for(policy, Machine()).fred
+    assert machine_for(FRED, Machine()).fred
     assert not machine_for(RFC2014, Machine()).fred
-    result = explore(policy, 12)
-    assert result.violations == ()
-    assert result.complete
-    assert conflicts(policy, 4) == ()
+    assert explore(FRED, 4).violations == ()
+    assert conflicts(FRED, 4) == ()
 
 
 def test_json_of_a_counterexample() -> None:
