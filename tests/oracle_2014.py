@@ -7,7 +7,10 @@ decides for each trap, in the order of their exits on each CPU.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 KERNEL_CS = 0x10
 
@@ -19,39 +22,44 @@ class PerCpu:
     nmi_mce_nest_count: int = 0
 
 
-def decide_all(events: list[dict[str, Any]], nmi_text: tuple[tuple[int, int], ...]) -> list[tuple[int, str, str, int]]:
+def decide_all(
+    events: Iterable[dict[str, Any]], nmi_text: tuple[tuple[int, int], ...]
+) -> list[tuple[int, str, str, int]]:
     """For each trap ``(tsc of its exit, "RET" or "IRET", rule, count when judged)``, sorted by TSC."""
+    by_cpu: dict[int, list[dict[str, Any]]] = {}
+    for event in events:
+        by_cpu.setdefault(event["cpu"], []).append(event)
     decided: list[tuple[int, str, str, int]] = []
-    for cpu in {event["cpu"] for event in events}:
-        mine = [event for event in events if event["cpu"] == cpu]
+    for mine in by_cpu.values():
         variable = PerCpu()
-        while mine:
-            mine = _trap(mine, variable, nmi_text, decided)
+        left = iter(mine)
+        for entry in left:
+            _trap(entry, left, variable, nmi_text, decided)
     return sorted(decided)
 
 
 def _trap(
-    events: list[dict[str, Any]],
+    entry: dict[str, Any],
+    left: Iterator[dict[str, Any]],
     variable: PerCpu,
     nmi_text: tuple[tuple[int, int], ...],
     decided: list[tuple[int, str, str, int]],
-) -> list[dict[str, Any]]:
-    """Run one trap from its entry to its exit; gives the events that are left."""
-    entry, *events = events
+) -> None:
+    """Run one trap from its entry to its exit; what follows the exit stays in ``left``."""
     assert entry["phase"] == "entry"
     vector = entry["vector"]
     if vector in (2, 18):  # "increment it at the very beginning of the NMI handler", and "in do_machine_check"
         variable.nmi_mce_nest_count += 1
-    while events[0]["phase"] == "entry":
-        events = _trap(events, variable, nmi_text, decided)
-    leaving, *events = events
+    event = next(left)
+    while event["phase"] == "entry":
+        _trap(event, left, variable, nmi_text, decided)
+        event = next(left)
     count = variable.nmi_mce_nest_count
-    decided.append((leaving["tsc"], *_algorithm(vector, leaving, count, nmi_text), count))
+    decided.append((event["tsc"], *_algorithm(vector, event, count, nmi_text), count))
     if vector == 2:
         variable.nmi_mce_nest_count = 0  # "and clear it at the very end"
     elif vector == 18:
         variable.nmi_mce_nest_count = max(0, count - 1)
-    return events
 
 
 def _algorithm(  # noqa: PLR0911 - one return a rule
