@@ -63,6 +63,13 @@ CAUSES: Final[tuple[LossCause, ...]] = (
         remedy="none known: the trap was taken inside the probe itself",
     ),
     LossCause(
+        name="not-traced",
+        severity="events",
+        stage="record",
+        doc="Interrupts that /proc/interrupts counted and for which the kernel ran no probe.",
+        remedy="none known: a few in a million are usual under a load of short processes",
+    ),
+    LossCause(
         name="unaccounted",
         severity="events",
         stage="record",
