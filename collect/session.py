@@ -250,6 +250,7 @@ class _Recording:
             counted
             + overhead.skipped()
             + overhead.unaccounted(drain.progress.drained, counted)
+            + [footers.Loss(cause="clock-moved", cpu=cpu, count=cycles) for cpu, cycles in self._clock.moved().items()]
             + _unless_counted(crosscheck.missing(), counted)
             + [footers.Loss(cause="disk-full", cpu=cpu, count=count) for cpu, count in sorted(writer.dropped.items())]
         )

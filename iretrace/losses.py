@@ -77,6 +77,13 @@ CAUSES: Final[tuple[LossCause, ...]] = (
         remedy="report it: this should not happen",
     ),
     LossCause(
+        name="clock-moved",
+        severity="detail",
+        stage="record",
+        doc="The counter behind the time stamps of this CPU moved against its TSC; the count is by how many cycles.",
+        remedy="record again without profilers running; collect --clock ktime if it persists",
+    ),
+    LossCause(
         name="frame-unread",
         severity="detail",
         stage="record",
