@@ -94,6 +94,28 @@ class TscCounters:
         """The largest error of an offset."""
         return max(offset.error_cycles for offset in self.offsets.values())
 
+    def moved(self) -> dict[int, int]:
+        """CPUs whose counter no longer stands where it stood to the TSC, with by how many cycles at least.
+
+        A counter that was taken off its CPU for a while, or a TSC that jumped, shows here; CPUs that went offline too
+        long ago to ask are left out.
+        """
+        found = {}
+        home = os.sched_getaffinity(0)
+        try:
+            for cpu, fd in self.fds.items():
+                try:
+                    now = _offset(fd, cpu)
+                except OSError:
+                    continue
+                before = self.offsets[cpu]
+                apart = abs(now.cycles - before.cycles) - now.error_cycles - before.error_cycles
+                if apart > 0:
+                    found[cpu] = apart
+        finally:
+            os.sched_setaffinity(0, home)
+        return found
+
     def to_tsc(self, events: NDArray[np.void]) -> None:
         """Turn the counters in ``events["tsc"]`` into TSC values, in place."""
         events["tsc"] += self._table[events["cpu"]]
@@ -144,6 +166,10 @@ class KtimeClock:
         """Turn nanoseconds in ``events["tsc"]`` into TSC values, in place."""
         elapsed = events["tsc"].astype(np.int64) - self._first.monotonic_ns
         events["tsc"] = self._first.tsc + np.rint(elapsed * self._cycles_per_ns).astype(np.int64)
+
+    def moved(self) -> dict[int, int]:
+        """Nothing that could move: the kernel keeps this clock."""
+        return {}
 
     def close(self) -> None:
         """Nothing to close."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from iretrace.collect.crosscheck import CrossCheck
     from iretrace.collect.probes import Probes
     from iretrace.footer import Loss
 
@@ -62,13 +63,17 @@ class Drain:
         probes: the attached probes.
         clock: how to make their time stamps absolute.
         writer: the partial file.
+        crosscheck: sees every event, for the comparison with the kernel's counts.
         start_tsc: events before this are from hooks attached earlier than others and are left out.
     """
 
-    def __init__(self, probes: Probes, clock: Clock, writer: PartialWriter, start_tsc: int) -> None:
+    def __init__(
+        self, probes: Probes, clock: Clock, writer: PartialWriter, crosscheck: CrossCheck, start_tsc: int
+    ) -> None:
         self._probes = probes
         self._clock = clock
         self._writer = writer
+        self._crosscheck = crosscheck
         self._start_tsc = start_tsc
         self.progress = Progress()
 
@@ -101,6 +106,7 @@ class Drain:
         self.progress.drained += sum(int((events["hook"] != HOOK_NMI_HANDLER).sum()) for events in drained)
         events = np.concatenate(drained) if drained else np.empty(0, TRAP_EVENT)
         self._clock.to_tsc(events)
+        self._crosscheck.add(events)
         tsc = events["tsc"]
         keep = tsc >= self._start_tsc
         if stop_tsc is not None:

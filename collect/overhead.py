@@ -1,10 +1,8 @@
 """What the probes cost, and whether every run of one became an event: the kernel's own measurement.
 
 ``BPF_STATS_RUN_TIME`` makes the kernel count and time every run of every BPF program, at the price of two readings of
-sched_clock each. It is on from before the first probe is attached until after the last is detached, never switched
-in between: switching patches the kernel's text where the programs are called, and interrupts that arrive meanwhile
-were seen to be counted in /proc/interrupts and traced by nobody (``benchmarks/toggling.py``). And so the counts are
-exact, and a run that became neither an event nor a counted loss shows.
+sched_clock each. It is on from before the first probe is attached until after the last is detached, so that the counts
+are exact, and a run that became neither an event nor a counted loss shows.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from iretrace import footer as footers
 from iretrace.collect import calibrate, kernel, preflight
 from iretrace.collect.btf import kernel_prototypes
 from iretrace.collect.clock import KtimeClock, TscCounters, has_msr_pmu, take_anchor
+from iretrace.collect.crosscheck import CrossCheck, read_interrupts
 from iretrace.collect.drain import Drain, Progress
 from iretrace.collect.hooks import trap_classes, unusable
 from iretrace.collect.overhead import Overhead
@@ -226,11 +227,13 @@ class _Recording:
             )
             header = Header(footer=self.footer, text_base=self._addresses.text_base, raw_addresses=self._addresses.raw)
             writer = self._writer = self._open_partial(header)
-            drain = Drain(probes, self._clock, writer, start_tsc)
+            crosscheck = CrossCheck(read_interrupts(), classes, max(self._cpus))
+            drain = Drain(probes, self._clock, writer, crosscheck, start_tsc)
             child = _spawn(options.command)
             stop.start(child)
 
             drain.run(stop.reached, report)
+            crosscheck.end(read_interrupts())
             stop_tsc = _native.rdtsc()
             probes.detach()
         finally:
@@ -247,6 +250,8 @@ class _Recording:
             counted
             + overhead.skipped()
             + overhead.unaccounted(drain.progress.drained, counted)
+            + [footers.Loss(cause="clock-moved", cpu=cpu, count=cycles) for cpu, cycles in self._clock.moved().items()]
+            + _unless_counted(crosscheck.missing(), counted)
             + [footers.Loss(cause="disk-full", cpu=cpu, count=count) for cpu, count in sorted(writer.dropped.items())]
         )
         self.footer = msgspec.structs.replace(
@@ -309,6 +314,12 @@ def _finish(
         peak_fill_pct=run.peak_fill_pct,
         size_bytes=options.target.stat().st_size,
     )
+
+
+def _unless_counted(missing: list[footers.Loss], counted: list[footers.Loss]) -> list[footers.Loss]:
+    """What is missing of the kernel's counts, on the CPUs where no probe counted a loss itself."""
+    explained = {loss.cpu for loss in counted if loss.cause in ("ring-full", "tsc-unreadable")}
+    return [loss for loss in missing if loss.cpu not in explained]
 
 
 def _stubs(gates: list[footers.Gate], symbols: Symbols) -> dict[int, tuple[int, int]]:

@@ -63,11 +63,25 @@ CAUSES: Final[tuple[LossCause, ...]] = (
         remedy="none known: the trap was taken inside the probe itself",
     ),
     LossCause(
+        name="not-traced",
+        severity="events",
+        stage="record",
+        doc="Interrupts that /proc/interrupts counted and for which the kernel ran no probe.",
+        remedy="none known: a few in a million are usual under a load of short processes",
+    ),
+    LossCause(
         name="unaccounted",
         severity="events",
         stage="record",
         doc="Runs of the probes, by the kernel's count, that became neither an event nor a counted loss.",
         remedy="report it: this should not happen",
+    ),
+    LossCause(
+        name="clock-moved",
+        severity="detail",
+        stage="record",
+        doc="The counter behind the time stamps of this CPU moved against its TSC; the count is by how many cycles.",
+        remedy="record again without profilers running; collect --clock ktime if it persists",
     ),
     LossCause(
         name="frame-unread",

@@ -61,7 +61,7 @@ def test_interrupt_counts_equal_proc_interrupts(
     """Timer, reschedule and call-function interrupts of a window equal the kernel's own counts, CPU by CPU.
 
     A child takes snapshots of /proc/interrupts between two RDTSC each; what the trace holds between them, at least
-    and at most, must bracket the difference.
+    and at most, and what it says the kernel did not trace, must bracket the difference.
     """
     trace = tmp_path / "t.parquet"
     child = in_child(
@@ -72,17 +72,20 @@ def test_interrupt_counts_equal_proc_interrupts(
     )
     done = run_iretrace("collect", "-q", "--no-calibrate", "-o", trace, "--", *child)
     (begin_0, begin_1, begin), (end_0, end_1, end) = json.loads(done.stdout)
+    losses = open_trace(trace).footer.losses
     events = read_events(trace)
     seen = 0
+    untraced = {loss.cpu: loss.count for loss in losses if loss.cause == "not-traced"}
     for row, vectors in {"LOC": [0xEC], "RES": [0xFD], "CAL": [0xFB, 0xFC]}.items():
         for cpu, (before, after) in enumerate(zip(begin[row], end[row], strict=True)):
             mine = events[(events.cpu == cpu) & events.vector.isin(vectors)]
             least, most = bounds(mine, (begin_0, begin_1), (end_0, end_1))
-            assert least <= after - before <= most, (row, cpu)
+            assert least <= after - before <= most + untraced.get(cpu, 0), (row, cpu)
             assert most - least <= 6, (row, cpu)
             seen += least
     assert seen > 1000
-    assert losses_of_events(open_trace(trace).footer) == {}
+    assert {loss.cause for loss in losses} <= {"not-traced"}
+    assert sum(untraced.values()) <= 1e-4 * seen
 
 
 def test_time_stamps_are_the_tsc(run_iretrace: RunIretrace, tmp_path: Path) -> None:
@@ -177,16 +180,21 @@ PERF_EVENTS = {"local_timer": 0xEC, "reschedule": 0xFD, "call_function_single": 
 def _perf_interrupted(script: str) -> dict[tuple[int, int], list[tuple[int, int | None]]]:
     """By CPU and vector: time in ns and the kernel address interrupted (None: user mode)."""
     found: dict[tuple[int, int], list[tuple[int, int | None]]] = {}
+    unwound_short = 0
     for block in script.strip().split("\n\n"):
         head, *frames = block.splitlines()
         match = re.match(r"\s*\[(\d+)\]\s+(\d+)\.(\d+):\s+irq_vectors:(\w+)_entry", head)
         assert match is not None, head
         addresses = [int(frame.split()[0], 16) for frame in frames]
         symbols = [frame.split()[1] for frame in frames]
-        stub = next(i for i, symbol in enumerate(symbols) if symbol.startswith("asm_sysvec"))
+        stub = next((i for i, symbol in enumerate(symbols) if symbol.startswith("asm_sysvec")), None)
+        if stub is None:
+            unwound_short += 1
+            continue
         beyond = addresses[stub + 1] if stub + 1 < len(addresses) else 0
         key = (int(match[1]), PERF_EVENTS[match[4]])
         found.setdefault(key, []).append((int(match[2] + match[3]), beyond if beyond >= 1 << 63 else None))
+    assert unwound_short < 0.01 * sum(map(len, found.values()))  # perf's unwinder gives up now and then
     return found
 
 

@@ -202,6 +202,18 @@ def test_an_event_that_cannot_be_opened(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 @pytest.mark.kernel
+def test_a_counter_that_moved_is_noticed() -> None:
+    """The counters stand where they stood, within their errors; one that did not would be told, with by how much."""
+    with clock.TscCounters(kernel.cpu_list("online")) as counters:
+        assert counters.moved() == {}
+        cpu = next(iter(counters.offsets))
+        offset = counters.offsets[cpu]
+        counters.offsets[cpu] = clock.Offset(cycles=offset.cycles - 1_000_000, error_cycles=offset.error_cycles)
+        assert list(counters.moved()) == [cpu]
+        assert 900_000 < counters.moved()[cpu] < 1_000_000
+
+
+@pytest.mark.kernel
 def test_doctor_on_this_machine() -> None:
     """Here everything required is there, and doctor says what each class shows."""
     result = CliRunner().invoke(doctor, [], standalone_mode=False)

@@ -1,0 +1,110 @@
+"""How many interrupts the kernel runs no BPF probe for: BPF and ftrace on the same tracepoints, and /proc/interrupts.
+
+Usage: python -m benchmarks.untraced (root)
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from benchmarks.common import ROOT, Row
+from iretrace.collect import kernel
+from iretrace.collect.btf import kernel_prototypes
+from iretrace.collect.clock import TscCounters
+from iretrace.collect.hooks import unusable
+from iretrace.collect.probes import ProbeOptions, Probes
+from iretrace.collect.wire import HOOK_NAMES
+from tests.live import interrupts
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SECONDS = 30
+ROWS = {"LOC": [0xEC], "RES": [0xFD], "CAL": [0xFB, 0xFC]}
+TRACEPOINTS = ("local_timer_entry", "reschedule_entry", "call_function_single_entry", "call_function_entry")
+TRACEFS = Path("/sys/kernel/tracing")
+
+
+def run() -> list[Row]:
+    """A load of inter-processor interrupts and of short processes, counted three ways at once."""
+    if not (TRACEFS / "instances").is_dir():
+        subprocess.run(["mount", "-t", "tracefs", "none", TRACEFS], check=True)
+    instance = TRACEFS / "instances" / "iretrace"
+    instance.mkdir(exist_ok=True)
+    try:
+        (instance / "buffer_size_kb").write_text("64")
+        with tempfile.TemporaryDirectory() as directory:
+            return _count(instance, Path(directory))
+    finally:
+        for tracepoint in TRACEPOINTS:
+            (instance / "events" / "irq_vectors" / tracepoint / "enable").write_text("0")
+        instance.rmdir()
+
+
+def _ftrace(instance: Path) -> int:
+    """Events that ftrace saw, whatever its buffer kept of them."""
+    total = 0
+    for stats in instance.glob("per_cpu/cpu*/stats"):
+        text = stats.read_text()
+        total += sum(
+            int(count) for count in re.findall(r"^(?:entries|overrun|dropped events): (\d+)", text, re.MULTILINE)
+        )
+    return total
+
+
+def _known() -> int:
+    rows = interrupts()
+    return sum(sum(rows[name]) for name in ROWS)
+
+
+def _count(instance: Path, directory: Path) -> list[Row]:
+    program = directory / "ipis"
+    subprocess.run(["gcc", "-O2", "-o", program, ROOT / "tests" / "workloads" / "ipis.c"], check=True)
+    cpus = kernel.cpu_list("online")
+    vectors = [vector for row in ROWS.values() for vector in row]
+    differences: list[tuple[int, int]] = []
+    seen = 0
+
+    def wanted(events: NDArray[np.void]) -> int:
+        entries = events["hook"] == HOOK_NAMES.index("irq_vectors_entry")
+        return int((entries & np.isin(events["vector"], vectors)).sum())
+
+    with TscCounters(cpus) as clock, Probes(ProbeOptions(ring_bytes=1 << 24, use_tsc=True), cpus) as probes:
+        probes.set_tsc_counters(clock.fds)
+        probes.attach(unusable(kernel_prototypes()))
+        for tracepoint in TRACEPOINTS:
+            (instance / "events" / "irq_vectors" / tracepoint / "enable").write_text("1")
+        load = subprocess.Popen([program, str(SECONDS)])
+        until = time.monotonic() + SECONDS - 1
+        while time.monotonic() < until:
+            subprocess.run([sys.executable, "-c", "import json, re"], check=True)
+            seen += sum(wanted(ring.drain()) for ring in probes.rings.values())
+            known, ftrace = _known(), _ftrace(instance)
+            seen += sum(wanted(ring.drain()) for ring in probes.rings.values())
+            differences.append((known - seen, known - ftrace))
+        load.wait()
+        lost = sum(loss.count for loss in probes.losses() if loss.cause == "ring-full")
+    # The readings of a round are not of one moment; what stays through the rounds is the median's difference.
+    quarter = max(1, len(differences) // 4)
+    by_bpf, by_ftrace = (
+        float(np.median([d[i] for d in differences[-quarter:]]) - np.median([d[i] for d in differences[:quarter]]))
+        for i in (0, 1)
+    )
+    how = f"{SECONDS} s, {seen:,} interrupts, {lost} counted as lost; last quarter of the readings against the first"
+    return [
+        Row(what="interrupts that BPF was not run for", goal="", measured=f"{by_bpf:.0f}", how=how),
+        Row(what="interrupts that ftrace did not see", goal="", measured=f"{by_ftrace:.0f}", how=how),
+    ]
+
+
+if __name__ == "__main__":
+    for row in run():
+        print(f"{row.what}: {row.measured}  [{row.how}]")
