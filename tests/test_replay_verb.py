@@ -19,7 +19,7 @@ from iretrace.replay.policies import built_in
 from iretrace.replay.tables import enumerate_policy
 from iretrace.schema import EVENT_SCHEMA, PREDICTION_SCHEMA
 from iretrace.trace import writing
-from tests.conftest import ROOT
+from tests.conftest import ROOT, RunIretrace
 from tests.test_replay import GOLDEN, at_times, golden_trace, trap
 from tests.traces import KERNEL_CS, write_trace
 
@@ -216,3 +216,18 @@ def test_the_documented_policy_is_one(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(example)
     table = enumerate_policy(find(f"{tmp_path / 'mine.py'}:decide"), frozenset())
     assert table.rules == ("else", "in-nmi")
+
+
+def test_savings_say_where_they_fall(run_iretrace: RunIretrace) -> None:
+    """--savings adds, for each policy, savings by CPU, process and latency; CPUs and processes add up to the total."""
+    sample = ROOT / "samples" / "mixed.parquet"
+    printed = json.loads(run_iretrace("replay", sample, "--savings", "--json").stdout)
+    for policy in printed["policies"]:
+        savings = policy["savings"]
+        assert savings["total"]["RET"] == policy["ret"]
+        assert sum(row["RET"] for row in savings["by_cpu"]) == policy["ret"]
+        assert sum(row["RET"] for row in savings["by_pid"]) <= policy["ret"]
+        assert savings["total"]["saved_cycles"] == pytest.approx(policy["saved_cycles"], rel=1e-6)
+    text = run_iretrace("replay", sample, "--savings", "--policy", "rfc2014").stdout
+    assert "savings of rfc2014" in text
+    assert "CPU 0" in text

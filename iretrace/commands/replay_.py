@@ -25,6 +25,7 @@ Examples:
   iretrace replay trace.parquet
   iretrace replay trace.parquet --policy rfc2014 --policy rfc2014-reviewed
   iretrace replay trace.parquet --policy ./mine.py:decide --json | jq '.policies[0].hazards'
+  iretrace replay trace.parquet --policy rfc2014 --savings
   iretrace replay trace.parquet --policy rfc2014 -o predictions.parquet
 
 \b
@@ -39,8 +40,11 @@ iretrace policy list shows the policies, iretrace policy show NAME one of them a
     "-o", "--output", "target", type=click.Path(path_type=Path), help="Write one row a return here, as Parquet."
 )
 @click.option("-f", "--force", is_flag=True, help="Replace an existing output.")
+@click.option("--savings", is_flag=True, help="Say where the saving falls: by CPU, process and latency (slower).")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(*, trace: Path, names: tuple[str, ...], target: Path | None, force: bool, as_json: bool) -> int:
+def command(  # noqa: PLR0913 - one parameter an option
+    *, trace: Path, names: tuple[str, ...], target: Path | None, force: bool, savings: bool, as_json: bool
+) -> int:
     """Put a trace through the algorithm: RET or IRET for every return.
 
     Says for every policy by which instruction the returns would be made, which rule said so, what is dangerous
@@ -62,11 +66,22 @@ def command(*, trace: Path, names: tuple[str, ...], target: Path | None, force: 
     if as_json:
         from iretrace.replay.summary import document  # noqa: PLC0415
 
-        click.echo(json.dumps(document(result), indent=2))
+        printed = document(result)
+        if savings:
+            from iretrace.commands.replay_savings import documents, find_savings  # noqa: PLC0415
+
+            found = documents(find_savings(opened, policies), [policy.name for policy in policies])
+            for policy in printed["policies"]:
+                policy["savings"] = found[policy["policy"]]
+        click.echo(json.dumps(printed, indent=2))
     else:
         from iretrace.commands.replay_tables import show  # noqa: PLC0415 - rich is for terminals
 
         show(result)
+        if savings:
+            from iretrace.commands.replay_savings import find_savings, show_savings  # noqa: PLC0415
+
+            show_savings(find_savings(opened, policies), [policy.name for policy in policies])
         if target is not None:
             click.echo(f"\n{target}: one row a return")
     return EXIT_OK
