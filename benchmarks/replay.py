@@ -1,10 +1,12 @@
-"""What a replay costs beside reading its columns, and how its memory grows with the trace.
+"""What a replay costs beside reading its columns and beside ``perf script``, and how its memory grows with the trace.
 
-Usage: python -m benchmarks.replay [EVENTS]
+Usage: python -m benchmarks.replay [--events N] (root and perf, for perf script)
 """
 
 from __future__ import annotations
 
+import argparse
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,7 +22,7 @@ from iretrace.replay import policies
 from iretrace.replay.engine import COLUMNS
 from iretrace.replay.run import replay
 from iretrace.replay.summary import document
-from iretrace.trace import open_trace
+from iretrace.trace import ROW_GROUP_EVENTS, open_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 EVENTS = 10_000_000
 ROUNDS = 7
+FAULTS = 1_000_000
+HEAVY = ("pandas", "plotly", "rich", "scipy")
 
 _FIVE = (
     policies.IRET,
@@ -63,35 +67,56 @@ print(peak / 1024)
 def run(events: int = EVENTS) -> list[Row]:
     """Speed, memory and start, each side by side with what it is compared to."""
     with tempfile.TemporaryDirectory() as directory:
-        path, longer, small = (Path(directory) / name for name in ("trace", "longer", "small"))
-        traces.write(path, events)
-        traces.write(longer, 4 * events)
-        traces.write(small, 1000)
-        return [*_speed(path), *_memory(path, longer), *_start(small)]
+        path, shorter, data = (Path(directory) / name for name in ("trace", "shorter", "perf.data"))
+        traces.repeat(path, events)
+        traces.repeat(shorter, events // 10)
+        # The fewer rounds, the longer each of them.
+        rounds = ROUNDS if events <= EVENTS else 3
+        return [*_speed(path, rounds), *_memory(shorter, path), *_perf_script(shorter, data), *_start()]
 
 
-def _speed(path: Path) -> list[Row]:
+def _speed(path: Path, rounds: int) -> list[Row]:
     trace = open_trace(path)
+    columns = list(COLUMNS)
 
-    def read() -> None:
+    def by_row_group() -> None:
         with pq.ParquetFile(path, memory_map=True) as file:
             for group in range(file.metadata.num_row_groups):
-                file.read_row_group(group, columns=list(COLUMNS))
+                file.read_row_group(group, columns=columns)
+
+    def by_batch() -> None:
+        with pq.ParquetFile(path, memory_map=True) as file:
+            for _ in file.iter_batches(ROW_GROUP_EVENTS, columns=columns):
+                pass
+
+    def whole() -> None:
+        pq.read_table(path, columns=columns, memory_map=True)
 
     def under(chosen: Sequence[Policy]) -> Callable[[], object]:
         return lambda: document(replay(trace, chosen))
 
-    runs = [read, under([policies.RFC2014]), under(_FIVE)]
+    # A whole table of a long trace would not fit into memory.
+    ways = [by_row_group, by_batch, *([whole] if trace.n_events <= EVENTS else [])]
+    runs = [under([policies.RFC2014]), under(_FIVE), *ways]
     for warm_up in runs:
         warm_up()
-    alone, one, five = alternate(ROUNDS, *(_timed(work) for work in runs))
+    one, five, *reads = alternate(rounds, *(_timed(work) for work in runs))
+    alone = min(reads, key=statistics.median)
     added = [(a - b) / trace.n_events * 1e9 for a, b in zip(one, alone, strict=True)]
-    how = f"{ROUNDS} alternations, {trace.n_events:,} events"
+    each = [a / trace.n_events * 1e9 for a in one]
+    fastest = ways[reads.index(alone)].__name__.replace("_", " ")
+    how = f"{rounds} alternations, {trace.n_events:,} events"
     return [
-        Row(what="pyarrow reads the columns of a replay", goal="", measured=spread(alone, " s"), how=how),
+        Row(
+            what="pyarrow reads the columns of a replay",
+            goal="",
+            measured=spread(alone, " s"),
+            how=f"{how}; {fastest}, the fastest of {len(ways)} ways",
+        ),
         Row(what="replay under one policy", goal="", measured=spread(one, " s"), how=how),
-        Row(what="ratio of the two", goal="≤ 1.5", measured=spread(_ratios(one, alone)), how=how),
-        Row(what="added for each event", goal="", measured=spread(added, " ns"), how=how),
+        Row(what="ratio of the two", goal="≤ 1.3", measured=spread(_ratios(one, alone)), how=how),
+        Row(what="replay, for each event", goal="", measured=spread(each, " ns"), how=how),
+        Row(what="of it, added to reading", goal="", measured=spread(added, " ns"), how=how),
         Row(what="five policies beside one", goal="≤ 1.6", measured=spread(_ratios(five, one)), how=how),
     ]
 
@@ -102,29 +127,72 @@ def _memory(path: Path, longer: Path) -> list[Row]:
         return lambda: float(subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout)
 
     short, long = alternate(3, peak(path), peak(longer))
-    how = "3 alternations, anonymous memory"
+    how = f"3 alternations, anonymous memory; {open_trace(longer).n_events:,} events"
     return [
-        Row(what="peak memory of a replay", goal="", measured=spread(short, " MiB"), how=how),
-        Row(
-            what="ratio of peak memory, four times the events", goal="", measured=spread(_ratios(long, short)), how=how
-        ),
+        Row(what="peak memory of a replay", goal="", measured=spread(long, " MiB"), how=how),
+        Row(what="beside that of a tenth of the events", goal="", measured=spread(_ratios(long, short)), how=how),
     ]
 
 
-def _start(small: Path) -> list[Row]:
-    def process(command: list[str]) -> Callable[[], object]:
-        return lambda: subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+def _perf_script(trace: Path, data: Path) -> list[Row]:
+    """Text of a million recorded page faults, beside a replay of a trace that long; whole processes."""
+    storm = data.with_name("storm")
+    subprocess.run(["gcc", "-O2", "-o", storm, ROOT / "benchmarks" / "storm.c"], check=True)
+    record = [
+        "perf",
+        "record",
+        "-q",
+        "-e",
+        "exceptions:page_fault_user",
+        "-a",
+        "-o",
+        str(data),
+        "--",
+        str(storm),
+        str(FAULTS),
+    ]
+    subprocess.run(record, check=True, capture_output=True)
+    script = ["perf", "script", "-i", str(data)]
+    text = subprocess.run(script, check=True, capture_output=True).stdout
+    perf_events, events = text.count(b"\n"), open_trace(trace).n_events
+    perf, ours = alternate(3, _timed(_process(script)), _timed(_process(iretrace("replay", trace, "--json"))))
+    perf_ns = [seconds / perf_events * 1e9 for seconds in perf]
+    our_ns = [seconds / events * 1e9 for seconds in ours]
+    how = "3 alternations, whole processes"
+    return [
+        Row(
+            what="perf script, for each event", goal="", measured=spread(perf_ns, " ns"), how=f"{perf_events:,} events"
+        ),
+        Row(what="iretrace replay, for each event", goal="", measured=spread(our_ns, " ns"), how=f"{events:,} events"),
+        Row(what="ratio of the two", goal="", measured=spread(_ratios(perf_ns, our_ns)), how=how),
+    ]
 
+
+def _start() -> list[Row]:
     needed, whole = alternate(
         ROUNDS,
-        _timed(process([sys.executable, "-c", "import pyarrow.parquet"])),
-        _timed(process(iretrace("replay", small, "--json"))),
+        _timed(_process([sys.executable, "-c", "import pyarrow.parquet"])),
+        _timed(_process(iretrace("replay", traces.SAMPLE, "--json"))),
     )
+    imported = subprocess.run(
+        [sys.executable, "-X", "importtime", *iretrace("replay", traces.SAMPLE, "--json")[1:]],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    ).stderr
+    packages = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in imported.splitlines()}
+    heavy = ", ".join(sorted(packages & set(HEAVY))) or "none"
     how = f"{ROUNDS} alternations, whole processes"
     return [
         Row(what="python -c 'import pyarrow.parquet'", goal="", measured=spread(needed, " s"), how=how),
-        Row(what="iretrace replay of a small trace", goal="", measured=spread(whole, " s"), how=how),
+        Row(what="iretrace replay samples/mixed.parquet", goal="< 1 s", measured=spread(whole, " s"), how=how),
+        Row(what=f"of {', '.join(HEAVY)} it imports", goal="none", measured=heavy, how="python -X importtime"),
     ]
+
+
+def _process(command: list[str]) -> Callable[[], object]:
+    return lambda: subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
 
 
 def _timed(work: Callable[[], object]) -> Callable[[], float]:
@@ -142,5 +210,9 @@ def _ratios(over: Sequence[float], under: Sequence[float]) -> list[float]:
 
 
 if __name__ == "__main__":
-    for row in run(int(sys.argv[1]) if len(sys.argv) > 1 else EVENTS):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--events", type=int, default=EVENTS, metavar="N", help="events of the trace, 10 million if not given"
+    )
+    for row in run(parser.parse_args().events):
         print(f"{row.what}: {row.measured}  [goal {row.goal or 'none'}; {row.how}]")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.common import ROOT
 from iretrace.footer import Calibration, Clock, Cost, Cpu, Footer, Host, TrapClass, Window
 from iretrace.schema import EVENT_SCHEMA, PHASES
-from iretrace.trace import writing
+from iretrace.trace import open_trace, writing
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+SAMPLE: Final = ROOT / "samples" / "mixed.parquet"
 N_CPUS: Final = 8
 CHUNK: Final = 1 << 18
 KERNEL_CS: Final = 0x10
@@ -133,3 +136,24 @@ def _batch(  # noqa: PLR0913 - one argument a column
 
 def _category(index: np.ndarray, names: tuple[str, ...]) -> pa.Array:
     return pa.DictionaryArray.from_arrays(pa.array(index, pa.int8()), list(names))
+
+
+def repeat(path: Path, n_events: int, seed: int = 1) -> None:
+    """Write the recorded sample over and over, each gap of its TSC stretched at random, until ``n_events`` are there.
+
+    Memory holds one copy of the sample.
+    """
+    random = np.random.default_rng(seed)
+    sample = next(open_trace(SAMPLE).batches(EVENT_SCHEMA.names))
+    gaps = np.diff(sample.column("tsc").to_numpy(), prepend=sample.column("tsc")[0].as_py() - 1)
+    written, last = 0, 1_000_000
+    with writing(path) as writer:
+        while written < n_events:
+            tsc = last + np.cumsum(gaps * random.uniform(0.5, 1.5, len(gaps))).astype(np.uint64)
+            last = int(tsc[-1]) + 1
+            copy = sample.set_column(0, EVENT_SCHEMA.field("tsc"), pa.array(tsc)).slice(0, n_events - written)
+            writer.write(copy)
+            written += copy.num_rows
+        recorded = open_trace(SAMPLE).footer
+        window = Window(start_tsc=1, stop_tsc=last, ended_by="duration")
+        writer.finish(msgspec.structs.replace(recorded, events=written, window=window))

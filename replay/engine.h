@@ -100,6 +100,7 @@ struct engine {
 	int phase_width;      /* bytes of an index of its dictionary */
 	const char *is_exit;  /* by index */
 	int64_t n_phases;
+	uint8_t is_exit_8[256]; /* the same for indices of one byte, which need no check then */
 	/* Of the trace. */
 	struct cpu **cpus;
 	uint8_t exitless[N_SLOTS];

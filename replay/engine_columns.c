@@ -29,6 +29,16 @@ static void spread_valid(const struct engine *engine, const struct column *colum
 		memset(bytes, 1, BLOCK);
 }
 
+/* Whether two columns hold nulls in the same rows, as the parts of a frame mostly do; false where it is not seen at
+ * a glance. */
+static bool same_valid(const struct column *a, const struct column *b, int64_t i, int64_t n)
+{
+	if (!a->valid || !b->valid)
+		return a->valid == b->valid;
+	return a->offset == b->offset && !memcmp(a->valid + ((a->offset + i) >> 3), b->valid + ((b->offset + i) >> 3),
+						 ((a->offset + i + n - 1) >> 3) - ((a->offset + i) >> 3) + 1);
+}
+
 static bool in_nmi_text(const struct engine *engine, uint64_t ip)
 {
 	int64_t low = 0, high = engine->n_ranges;
@@ -44,6 +54,17 @@ static bool in_nmi_text(const struct engine *engine, uint64_t ip)
 			return true;
 	}
 	return false;
+}
+
+/* Whether an address lies between the first and the last of the ranges: rare, and found without a branch. */
+static bool any_near_text(const struct engine *engine, const uint64_t *ip, int64_t n)
+{
+	unsigned int near_text = 0;
+	int64_t k;
+
+	for (k = 0; k < n; k++)
+		near_text |= ip[k] - engine->text_low < engine->text_span;
+	return near_text;
 }
 
 /* Which traps the events are about. */
@@ -98,50 +119,56 @@ static void load_frames(const struct engine *engine, const struct column *column
 	const uint32_t *flags = &VALUE(&columns[FLAGS], uint32_t, i);
 	int64_t k;
 
-	spread_valid(engine, &columns[FLAGS], i, n, block->known);
+	if (!same_valid(&columns[CS], &columns[FLAGS], i, n)) /* load_targets left those of CS */
+		spread_valid(engine, &columns[FLAGS], i, n, block->known);
 	for (k = 0; k < n; k++) {
 		uint32_t f = (flags[k] >> 9 & 1) * CONTEXT_IF | (flags[k] >> 8 & 1) * CONTEXT_TF |
 			     (flags[k] >> 16 & 1) * CONTEXT_RF | SAW_FLAGS;
 
 		block->frame[k] |= (uint16_t)(f & (0u - block->known[k]));
 	}
-	spread_valid(engine, &columns[SP], i, n, block->known);
+	if (!same_valid(&columns[FLAGS], &columns[SP], i, n))
+		spread_valid(engine, &columns[SP], i, n, block->known);
 	for (k = 0; k < n; k++) {
 		uint32_t f = (uint32_t)(~sp[k] >> 63) * CONTEXT_USER_SP | SAW_SP;
 
 		block->frame[k] |= (uint16_t)(f & (0u - block->known[k]));
 	}
-	spread_valid(engine, &columns[IP], i, n, block->known);
+	if (!same_valid(&columns[SP], &columns[IP], i, n))
+		spread_valid(engine, &columns[IP], i, n, block->known);
 	for (k = 0; k < n; k++)
 		block->frame[k] |= (uint16_t)(SAW_IP & (0u - block->known[k]));
-	for (k = 0; engine->n_ranges && k < n; k++) {
-		if (ip[k] - engine->text_low < engine->text_span && block->known[k] && in_nmi_text(engine, ip[k]))
-			block->frame[k] |= CONTEXT_NMI_TEXT; /* rare */
+	if (engine->n_ranges && any_near_text(engine, ip, n)) {
+		for (k = 0; k < n; k++) {
+			if (block->known[k] && in_nmi_text(engine, ip[k]))
+				block->frame[k] |= CONTEXT_NMI_TEXT;
+		}
 	}
 }
 
-/* How events say that they are an exit. */
-static inline uint64_t phase_index(const struct column *phase, int width, int64_t i)
+/* Which events are exits, by their index into the dictionary of phases. */
+static void load_phases(const struct engine *engine, const struct column *phase, int64_t i, int64_t n,
+			uint8_t *is_exit)
 {
-	switch (width) {
-	case 1:
-		return VALUE(phase, uint8_t, i);
-	case 2:
-		return VALUE(phase, uint16_t, i);
-	default:
-		return VALUE(phase, uint32_t, i);
+	int64_t k;
+
+	if (engine->phase_width == 1) { /* what a trace's own schema says */
+		const uint8_t *index = &VALUE(phase, uint8_t, i);
+
+		for (k = 0; k < n; k++)
+			is_exit[k] = engine->is_exit_8[index[k]];
+		return;
+	}
+	for (k = 0; k < n; k++) {
+		uint32_t index = engine->phase_width == 2 ? VALUE(phase, uint16_t, i + k) : VALUE(phase, uint32_t, i + k);
+
+		is_exit[k] = index < (uint64_t)engine->n_phases && engine->is_exit[index];
 	}
 }
 
 void engine_load(const struct engine *engine, const struct column *columns, int64_t i, int64_t n, struct run *run)
 {
-	int64_t k;
-
-	for (k = 0; k < n; k++) {
-		uint64_t phase = phase_index(&columns[PHASE], engine->phase_width, i + k);
-
-		run->is_exit[k] = phase < (uint64_t)engine->n_phases && engine->is_exit[phase];
-	}
+	load_phases(engine, &columns[PHASE], i, n, run->is_exit);
 	run->tsc = &VALUE(&columns[TSC], uint64_t, i);
 	run->number = &VALUE(&columns[CPU], uint16_t, i);
 	run->pid = columns[PID].values ? &VALUE(&columns[PID], uint32_t, i) : NULL;

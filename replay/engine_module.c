@@ -222,6 +222,8 @@ static PyObject *engine_feed(PyObject *module, PyObject *args)
 	engine->phase_width = width;
 	engine->is_exit = is_exit;
 	engine->n_phases = n_phases;
+	memset(engine->is_exit_8, 0, sizeof(engine->is_exit_8));
+	memcpy(engine->is_exit_8, is_exit, n_phases < 256 ? (size_t)n_phases : 256);
 	handle->busy = true;
 	Py_BEGIN_ALLOW_THREADS
 	handle->failed = !engine_run(engine, columns, batch->length);
