@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from iretrace.trace import open_trace
-from tests.live import loaded_programs, losses_of_events, own_faults, read_events, wait_for
+from tests.live import loaded_programs, own_faults, own_losses, read_events, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +45,7 @@ def test_a_signal_ends_in_a_complete_trace(run_iretrace: RunIretrace, tmp_path: 
     assert process.returncode == 0, err
     footer = open_trace(trace).footer
     assert footer.window.ended_by == number.name
-    assert losses_of_events(footer) == {}
+    assert own_losses(footer) == {}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["t.parquet"]
 
 
@@ -107,7 +107,7 @@ def test_a_full_disk_leaves_a_complete_trace(
         done = run_iretrace("collect", "--no-calibrate", "-o", trace, "--", faults, "200003")
         assert "LOST" in done.stderr
         footer = open_trace(trace).footer
-        lost = losses_of_events(footer)
+        lost = own_losses(footer)
         assert set(lost) == {"disk-full"}
         mine, counted = own_faults(read_events(trace), done.stdout)
         assert 0 < len(mine) < counted
@@ -122,7 +122,7 @@ def test_a_full_ring_is_counted(run_iretrace: RunIretrace, tmp_path: Path, compi
     done = run_iretrace(
         "collect", "--no-calibrate", "--buffer", "4K", "-o", "t.parquet", "--", compile_workload("faults"), "50021"
     )
-    lost = losses_of_events(open_trace(tmp_path / "t.parquet").footer)
+    lost = own_losses(open_trace(tmp_path / "t.parquet").footer)
     mine, counted = own_faults(read_events(tmp_path / "t.parquet"), done.stdout)
     assert set(lost) == {"ring-full"}
     assert 0 < len(mine) < counted
