@@ -186,12 +186,6 @@ class Contents:
     complete: bool
 
 
-def is_partial(path: Path) -> bool:
-    """Whether a file looks like a partial file."""
-    with path.open("rb") as file:
-        return file.read(4) == b"\xff\xff\xff\xff"
-
-
 def read_contents(path: Path) -> Contents:
     """Scan a partial file without keeping its events.
 

@@ -207,8 +207,8 @@ def _symbols() -> Check:
         name="kernel symbols",
         ok=text is not None,
         required=False,
-        found="/proc/kallsyms" if text is not None else "hidden: no frames of interrupts, no NMI text",
-        remedy="" if text is not None else "sysctl kernel.kptr_restrict=0, or run as root",
+        found="/proc/kallsyms" if text is not None else "hidden: no frames of interrupts; needs --raw-addresses",
+        remedy="" if text is not None else "sysctl kernel.kptr_restrict=1, or run as root",
     )
 
 

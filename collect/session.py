@@ -157,11 +157,11 @@ class _Recording:
     def __init__(self, options: CollectOptions) -> None:
         self.options = options
         symbols = kernel.read_symbols()
+        text_base = text_base_of(symbols, raw_addresses=options.raw_addresses)
         self._symbols = symbols
         table = read_idt()
         self._gates = kernel.parse_idt(table, symbols)
         calibration = calibrate.quick(min(os.sched_getaffinity(0))) if options.calibrate else None
-        text_base = symbols.address("_text") or 0
         raw = options.raw_addresses
         shift = 0 if raw else text_base
         use_tsc = options.clock == "tsc" or (options.clock == "auto" and has_msr_pmu())
@@ -320,6 +320,22 @@ def _unless_counted(missing: list[footers.Loss], counted: list[footers.Loss]) ->
     """What is missing of the kernel's counts, on the CPUs where no probe counted a loss itself."""
     explained = {loss.cpu for loss in counted if loss.cause in ("ring-full", "tsc-unreadable")}
     return [loss for loss in missing if loss.cpu not in explained]
+
+
+def text_base_of(symbols: Symbols, *, raw_addresses: bool) -> int:
+    """Address of ``_text``, to which kernel addresses are stored relative.
+
+    Raises:
+        MachineError: it is hidden, and addresses as they are were not asked for.
+    """
+    text = symbols.address("_text")
+    if text is None and not raw_addresses:
+        raise MachineError(
+            "kernel symbols",
+            "_text is hidden, so that kernel addresses cannot be stored relative to it",
+            remedy="sysctl kernel.kptr_restrict=1, or collect --raw-addresses",
+        )
+    return text or 0
 
 
 def _stubs(gates: list[footers.Gate], symbols: Symbols) -> dict[int, tuple[int, int]]:
