@@ -23,16 +23,26 @@ PACKAGE_DIRS = {
 
 INSTALL_REQUIRES = [
     "click>=8.2,<9",
+    "dash>=3.2,<5",
+    "duckdb>=1.4,<3",
+    "fsspec>=2025.3",
     "msgspec>=0.19,<1",
     "numpy>=2.0,<3",
     "pandas>=2.3,<4",
+    "perfetto>=0.16,<1",
     "plotly>=6,<8",
     "pyarrow>=21",
     "pyperf>=2.9,<3",
     "rich>=14,<16",
+    "ruptures>=1.1.10,<2",
+    "tsdownsample>=0.1.4,<1",
 ]
 
 EXTRAS = {
+    "fleet": [
+        "dask>=2025.3",
+        "distributed>=2025.3",
+    ],
     "dev": [
         "hypothesis>=6.130",
         "mypy>=1.16",
