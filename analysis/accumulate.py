@@ -1,7 +1,8 @@
 """One pass over a replay, a batch at a time, into counts of fixed size.
 
 A trace of a hundred million traps needs the memory of a small one: about 40 MB of counts. The frames of
-:mod:`iretrace.analysis.frames` are made of them.
+:mod:`iretrace.analysis.frames` are made of them. The counting itself is ``analysis/count.c``;
+:mod:`iretrace.analysis.count_twin` is the same with numpy, its oracle.
 """
 
 from __future__ import annotations
@@ -10,16 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from iretrace import _native
 from iretrace.analysis import histogram
-from iretrace.analysis.nesting import NestedSums
 from iretrace.analysis.rates import TimeBins
 from iretrace.replay.contexts import N_SLOTS
-from iretrace.replay.engine import MAX_DEPTH, End
-from iretrace.replay.policies import Choice
+from iretrace.replay.engine import MAX_DEPTH
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from iretrace.replay.run import Returns
 
 
@@ -56,43 +54,37 @@ class Accumulator:
         self.bins: TimeBins | None = None
         self.saving_cycles = saving_cycles
         self._origin = origin
-        self._nested = NestedSums(1)
+        self._inner = np.zeros((1 << 16, MAX_DEPTH + 2), dtype=np.int64)  # virtual: only CPUs that are met take memory
 
     def add(self, batch: Returns) -> None:
         """Count a batch, judged by its first policy."""
         rows = batch.rows
         if not rows.size:
             return
-        slot = rows["slot"].astype(np.int64)
-        _count(self.depths, np.minimum(rows["depth"], MAX_DEPTH).astype(np.int64) * N_SLOTS + slot)
-        self.cpus[rows["cpu"]] = True
-        tsc = batch.tsc
+        rows = np.ascontiguousarray(rows)
+        judged = batch.decisions[0]
+        bins = self.cover(*_native.returns_span(rows))
+        _native.count_returns(
+            rows,
+            np.ascontiguousarray(judged.context),
+            np.ascontiguousarray(judged.table.choice),
+            self.depths,
+            self.latency,
+            self.self_time,
+            self.ret_latency,
+            self.ret_projected,
+            self.cpus,
+            bins.counts,
+            self._inner,
+            bins.origin,
+            bins.width.bit_length() - 1,
+            self.saving_cycles is not None,
+            self.saving_cycles or 0.0,
+        )
+
+    def cover(self, first: int, last: int) -> TimeBins:
+        """The bins over time, made to reach ``last``; ``first`` is the smallest TSC of this batch."""
         if self.bins is None:
-            first = int(tsc.min())
             self.bins = TimeBins(first if self._origin is None else min(first, self._origin), N_SLOTS)
-        self.bins.add(tsc, slot)
-        self._add_durations(batch, slot, batch.decisions[0].choice == Choice.RET)
-
-    def _add_durations(self, batch: Returns, slot: NDArray[np.int64], ret: NDArray[np.bool_]) -> None:
-        rows = batch.rows
-        timed = rows["end"] == End.EXIT
-        latency = rows["exit_tsc"] - rows["entry_tsc"]
-        key = slot * histogram.N_BUCKETS
-        bucket = histogram.bucket_of(latency)
-        _count(self.latency, (key + bucket)[timed])
-        alone = timed & rows["self_known"]
-        _count(self.self_time, key[alone] + histogram.bucket_of(rows["self_cycles"][alone]))
-        kept = timed & ret
-        _count(self.ret_latency, (key + bucket)[kept])
-        if self.saving_cycles is None:
-            return
-        nested = self._nested.add(rows, ret[:, None].astype(np.int64))[kept, 0]
-        shorter = np.maximum(latency[kept].astype(np.float64) - nested * self.saving_cycles, 0.0)
-        projected = np.where(nested > 0, shorter.astype(np.uint64), latency[kept])
-        _count(self.ret_projected, key[kept] + histogram.bucket_of(projected))
-
-
-def _count(counts: NDArray[np.int64], key: NDArray[np.int64]) -> None:
-    """Add one to ``counts.ravel()[key]`` for every key."""
-    if key.size:
-        counts += np.bincount(key, minlength=counts.size).reshape(counts.shape)
+        self.bins.cover(last)
+        return self.bins

@@ -24,3 +24,24 @@ def engine_feed(
 def engine_finish(engine: object, rows: object | None, nest: object | None, /) -> int: ...
 def engine_open(engine: object, /) -> int: ...
 def engine_repairs(engine: object, /) -> tuple[int, int, int, int, int, int]: ...
+
+# From analysis/count.c. Arrays are those of analysis/accumulate.py.
+def count_returns(
+    rows: object,
+    contexts: object,
+    choices: object,
+    depths: object,
+    latency: object,
+    self_time: object,
+    ret_latency: object,
+    ret_projected: object,
+    cpus: object,
+    bins: object,
+    inner: object,
+    origin: int,
+    shift: int,
+    known: int,
+    saving: float,
+    /,
+) -> None: ...
+def returns_span(rows: object, /) -> tuple[int, int]: ...

@@ -6,6 +6,8 @@ static int add_functions(PyObject *module)
 		return -1;
 	if (PyModule_AddFunctions(module, iretrace_returns_methods) < 0)
 		return -1;
+	if (PyModule_AddFunctions(module, iretrace_count_methods) < 0)
+		return -1;
 	return PyModule_AddFunctions(module, iretrace_engine_methods);
 }
 

@@ -8,5 +8,6 @@
 extern PyMethodDef iretrace_tsc_methods[];     /* collect/tsc.c */
 extern PyMethodDef iretrace_returns_methods[]; /* collect/returns.c */
 extern PyMethodDef iretrace_engine_methods[];  /* replay/engine_module.c */
+extern PyMethodDef iretrace_count_methods[];   /* analysis/count.c */
 
 #endif
