@@ -4,14 +4,17 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
+# For the tests in an emulated machine; the kernels it boots are packages too (vmtest/kernels.py), not installed.
+VM_PACKAGES := qemu-system-x86 busybox-static cpio kmod zstd gcc libc6-dev
+
 # Needed to record (python3-bpfcc), to build (python3-dev) and, by the tests only, as oracle (linux-perf) and browser.
 DEMO_PACKAGES := python3-bpfcc
-TEST_PACKAGES := $(DEMO_PACKAGES) chromium linux-perf
+TEST_PACKAGES := $(DEMO_PACKAGES) chromium linux-perf $(VM_PACKAGES)
 
 INSTALLED := $(VENV)/.installed
 SOURCES   := setup.py pyproject.toml $(wildcard */*.c */*.h iretrace/native/*)
 
-.PHONY: demo test lint unit bench sample clean packages-demo packages-test
+.PHONY: demo test lint unit vmtest bench sample clean packages-demo packages-test packages-vm
 
 demo: $(INSTALLED) packages-demo
 	@sh tools/demo.sh $(BIN)/iretrace $(BIN)/python
@@ -25,6 +28,10 @@ lint: $(INSTALLED)
 
 unit: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# The tests in emulated machines alone; `make test` has them too.
+vmtest: $(INSTALLED) packages-vm
+	IRETRACE_VM_TESTS=1 $(BIN)/python -m pytest -m vm
 
 bench: $(INSTALLED) packages-test
 	$(BIN)/python -m benchmarks
@@ -46,5 +53,8 @@ packages-demo:
 packages-test:
 	@sh tools/packages.sh $(TEST_PACKAGES)
 
+packages-vm:
+	@sh tools/packages.sh $(DEMO_PACKAGES) $(VM_PACKAGES)
+
 clean:
-	rm -rf $(VENV) build *.egg-info iretrace/_native*.so demo report.html
+	rm -rf $(VENV) build vmtest/build *.egg-info iretrace/_native*.so demo report.html

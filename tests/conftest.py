@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,16 +16,16 @@ from iretrace.errors import MachineError
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 REQUIRED: Final = os.environ.get("IRETRACE_KERNEL_TESTS") == "1"
+VM_REQUIRED: Final = os.environ.get("IRETRACE_VM_TESTS") == "1"
+_VM_PROGRAMS: Final = ("qemu-system-x86_64", "busybox", "cpio", "modprobe", "gcc", "apt-get")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Kernel tests run where collect works; where they are required they run anyway, and fail if it does not."""
-    if REQUIRED:
-        return
-    reason = _cannot_record()
-    if reason:
-        for item in items:
-            if "kernel" in item.keywords:
+    """Tests on a kernel run where that can be; where they are required they run anyway, and fail if it cannot."""
+    reasons = {"kernel": "" if REQUIRED else _cannot_record(), "vm": "" if VM_REQUIRED else _cannot_emulate()}
+    for item in items:
+        for marker, reason in reasons.items():
+            if reason and marker in item.keywords:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
@@ -34,6 +35,13 @@ def _cannot_record() -> str:
     except MachineError as error:
         return f"{error} (IRETRACE_KERNEL_TESTS=1 makes this a failure)"
     return ""
+
+
+def _cannot_emulate() -> str:
+    missing = [name for name in _VM_PROGRAMS if shutil.which(name) is None]
+    if os.geteuid() != 0:
+        return "emulated machines need the host's files as root sees them (IRETRACE_VM_TESTS=1 makes this a failure)"
+    return f"no {', '.join(missing)}: make vmtest (IRETRACE_VM_TESTS=1 makes this a failure)" if missing else ""
 
 
 @pytest.fixture(scope="session")
