@@ -1,7 +1,8 @@
 /*
  * The probes: one thin program a hook, each of which calls a handle_*().
  *
- * Compiled by BCC against bpf/stub (no kernel headers). Macros given by the loader (collect/probes.py):
+ * Compiled by BCC against bpf/stub (no kernel headers), behind filter.bpf.c: BCC knows maps in its main file only, so
+ * the loader (collect/probes.py) joins the files. Macros that it gives:
  *   IRETRACE_CPUS       number of possible CPUs
  *   IRETRACE_CLOCK_TSC  read the TSC through the msr PMU; otherwise bpf_ktime_get_ns()
  */
@@ -185,9 +186,12 @@ unread:
 
 static __always_inline int handle_page_fault(struct bpf_raw_tracepoint_args *ctx, u8 hook)
 {
-	u64 tsc = read_clock();
+	u64 tsc;
 	struct trap trap = {};
 
+	if (!is_wanted(LEFT_OUT_OTHERS))
+		return 0;
+	tsc = read_clock();
 	trap.hook = hook;
 	trap.phase = TRAP_ENTRY;
 	trap.vector = 14;
@@ -200,9 +204,12 @@ static __always_inline int handle_page_fault(struct bpf_raw_tracepoint_args *ctx
 
 static __always_inline int handle_irq_vector(struct bpf_raw_tracepoint_args *ctx, u8 hook, u8 phase)
 {
-	u64 tsc = read_clock();
+	u64 tsc;
 	struct trap trap = {};
 
+	if (!is_wanted(LEFT_OUT_OTHERS))
+		return 0;
+	tsc = read_clock();
 	trap.hook = hook;
 	trap.phase = phase;
 	trap.vector = ctx->args[0];
@@ -214,9 +221,12 @@ static __always_inline int handle_irq_vector(struct bpf_raw_tracepoint_args *ctx
 
 static __always_inline int handle_irq_handler(struct bpf_raw_tracepoint_args *ctx, u8 hook, u8 phase)
 {
-	u64 tsc = read_clock();
+	u64 tsc;
 	struct trap trap = {};
 
+	if (!is_wanted(LEFT_OUT_OTHERS))
+		return 0;
+	tsc = read_clock();
 	trap.hook = hook;
 	trap.phase = phase;
 	trap.irq = ctx->args[0];
@@ -243,7 +253,7 @@ static __always_inline int handle_nmi(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	if (!*first)
 		*first = ctx->args[0];
-	if (*first != ctx->args[0])
+	if (*first != ctx->args[0] || !is_wanted(LEFT_OUT_NMIS))
 		return 0;
 	trap.hook = HOOK_NMI_HANDLER;
 	trap.phase = TRAP_ENTRY;

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from iretrace.errors import MachineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from types import ModuleType
 
 INSTALL: Final = "install it with: sudo apt-get install python3-bpfcc (Fedora, Arch: python3-bcc, python-bcc)"
@@ -95,12 +95,18 @@ def first_error(text: str) -> str:
     return (telling or lines or ["no reason given"])[0][:200]
 
 
-def new_module(bcc: ModuleType, source: Path, flags: list[str]) -> Any:  # noqa: ANN401 - BCC has no types
-    """Compile a BPF source file with BCC; programs are loaded by hand, none by their names.
+def new_module(bcc: ModuleType, sources: Sequence[Path], flags: list[str]) -> Any:  # noqa: ANN401 - BCC has no types
+    """Compile BPF source files with BCC; programs are loaded by hand, none by their names.
+
+    Args:
+        bcc: the module of :func:`load`.
+        sources: files of one directory, compiled as one: BCC rewrites the use of maps in its main file alone.
+        flags: for clang.
 
     Raises:
         MachineError: it does not compile.
     """
+    text = "".join(f'#line 1 "{source}"\n{source.read_text(encoding="ascii")}' for source in sources)
 
     class Module(bcc.BPF):  # type: ignore[misc, name-defined]
         """BCC's module without its automatic attaching."""
@@ -108,9 +114,9 @@ def new_module(bcc: ModuleType, source: Path, flags: list[str]) -> Any:  # noqa:
         def _trace_autoload(self) -> None:
             """Attach nothing: collect/probes.py decides."""
 
-    with kernel_source(source.parent / "stub"), captured_stderr() as output:
+    with kernel_source(sources[0].parent / "stub"), captured_stderr() as output:
         try:
-            return Module(src_file=str(source).encode(), cflags=flags)
+            return Module(text=text.encode(), cflags=flags)
         except Exception as error:  # noqa: BLE001 - BCC raises Exception itself
             problem = error
     raise MachineError(

@@ -12,22 +12,24 @@ Where the PMU is not to be had, ``bpf_ktime_get_ns`` (CLOCK_MONOTONIC) is mapped
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 import numpy as np
 
 from iretrace import _native
 from iretrace.collect import syscalls
 from iretrace.errors import MachineError
-from iretrace.footer import Anchor
+from iretrace.footer import Anchor, khz_between
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _PMU: Final = Path("/sys/bus/event_source/devices/msr")
 _BRACKETS: Final = 2000
+_KTIME_CALIBRATION_SECONDS: Final = 0.2
 
 
 def take_anchor(brackets: int = _BRACKETS) -> Anchor:
@@ -179,3 +181,29 @@ class KtimeClock:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def open_clock(kind: Literal["auto", "tsc", "ktime"], cpus: list[int], first: Anchor) -> TscCounters | KtimeClock:
+    """The clock that was asked for; ``auto`` takes the TSC where BPF can read it.
+
+    Args:
+        kind: which.
+        cpus: those online.
+        first: the anchor at the start.
+
+    Raises:
+        MachineError: it cannot be had.
+    """
+    if kind == "tsc" or (kind == "auto" and has_msr_pmu()):
+        return TscCounters(cpus)
+    return KtimeClock(first, _khz())
+
+
+def _khz() -> float:
+    """TSC frequency over a short while, in kHz (the ktime clock needs it before the run)."""
+    first = take_anchor()
+    time.sleep(_KTIME_CALIBRATION_SECONDS)
+    khz = khz_between(first, take_anchor())
+    if khz is None:
+        raise MachineError("TSC", "does not advance against CLOCK_MONOTONIC", remedy="collect --clock tsc")
+    return khz

@@ -86,16 +86,17 @@ class CrossCheck:
     Args:
         begin: taken when all probes were attached.
         classes: what is attached; a row is compared where all its vectors show entry and exit.
-        max_cpu: the highest CPU number.
+        cpus: those that are recorded.
     """
 
-    def __init__(self, begin: Reading, classes: Collection[TrapClass], max_cpu: int) -> None:
+    def __init__(self, begin: Reading, classes: Collection[TrapClass], cpus: Collection[int]) -> None:
         shown = {vector for item in classes if item.entry and item.exit for vector in item.vectors}
         self._rows = {row: vectors for row, vectors in ROWS.items() if shown.issuperset(vectors)}
+        self._cpus = frozenset(cpus)
         self._begin = begin
         self._end: Reading | None = None
-        self._exits = np.zeros((max_cpu + 1) * _VECTORS, np.int64)
-        self._open = np.zeros((max_cpu + 1) * _VECTORS, np.bool_)
+        self._exits = np.zeros((max(cpus) + 1) * _VECTORS, np.int64)
+        self._open = np.zeros((max(cpus) + 1) * _VECTORS, np.bool_)
 
     def end(self, reading: Reading) -> None:
         """The second reading; events drained from now on may be later than it."""
@@ -121,7 +122,7 @@ class CrossCheck:
         at_most = (self._exits + self._open).reshape(-1, _VECTORS)
         for row, vectors in self._rows.items():
             first, last = self._begin.counts.get(row, {}), self._end.counts.get(row, {})
-            for cpu in first.keys() & last.keys():
+            for cpu in first.keys() & last.keys() & self._cpus:
                 known = last[cpu] - first[cpu]
                 short = known - int(at_most[cpu, list(vectors)].sum())
                 if short > 0:

@@ -45,11 +45,12 @@ class Overhead:
                 os.close(self._fd)
             self._fd = None
 
-    def unaccounted(self, n_drained: int, losses: list[footers.Loss]) -> list[footers.Loss]:
+    def unaccounted(self, n_drained: int, n_left_out: int, losses: list[footers.Loss]) -> list[footers.Loss]:
         """Runs of the probes that became neither an event nor a counted loss; there should be none.
 
         Args:
             n_drained: events taken out of the rings, those outside the window too.
+            n_left_out: traps that the filters left out, without NMIs.
             losses: what the probes counted as lost.
         """
         if not self._counted:
@@ -57,7 +58,7 @@ class Overhead:
         # Of an NMI's several runs only the first writes an event, so NMIs are left out on both sides.
         runs = sum(info.run_cnt for name, info in self._probes.program_runs().items() if name != NMI_PROGRAM)
         lost = sum(loss.count for loss in losses if loss.cause in ("ring-full", "tsc-unreadable"))
-        missing = runs - n_drained - lost
+        missing = runs - n_drained - n_left_out - lost
         return [footers.Loss(cause="unaccounted", count=missing)] if missing > 0 else []
 
     def hooks(self, hooks: list[footers.Hook]) -> list[footers.Hook]:

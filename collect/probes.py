@@ -6,13 +6,14 @@ import ctypes
 import errno
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from iretrace import footer as footers
 from iretrace.collect import bcc as bcc_loader
 from iretrace.collect import kernel, syscalls
+from iretrace.collect.filters import Filters
 from iretrace.collect.hooks import HOOKS, Hook
 from iretrace.collect.ring import PAGE_BYTES, Ring
 from iretrace.collect.wire import LOSS_CAUSES
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 BPF_DIR: Final = Path(__file__).resolve().parent.parent / "bpf"
+SOURCES: Final = ("filter.bpf.c", "trap.bpf.c")
 TEXT_DEVICE: Final = 256
 """Index of asm_common_interrupt in the map ``entry_text`` (bpf/trap.h)."""
 
@@ -35,10 +37,12 @@ class ProbeOptions:
     Attributes:
         ring_bytes: size of each CPU's ring buffer, a power of two.
         use_tsc: read the TSC in BPF (else bpf_ktime_get_ns).
+        filters: what to leave out.
     """
 
     ring_bytes: int
     use_tsc: bool
+    filters: Filters = field(default_factory=Filters)
 
 
 class Probes:
@@ -50,7 +54,9 @@ class Probes:
         flags = [f"-DIRETRACE_CPUS={self._possible}", f"-I{BPF_DIR}"]
         if options.use_tsc:
             flags.append("-DIRETRACE_CLOCK_TSC")
-        self._module: Any = bcc_loader.new_module(self._bcc, BPF_DIR / "trap.bpf.c", flags)
+        flags += options.filters.flags()
+        self._module: Any = bcc_loader.new_module(self._bcc, [BPF_DIR / name for name in SOURCES], flags)
+        options.filters.install(self._module)
         self.rings: dict[int, Ring] = {}
         self.nmi_rings: dict[int, Ring] = {}
         self.attached: dict[str, int] = {}
@@ -139,6 +145,12 @@ class Probes:
             ]
         return found
 
+    def left_out(self) -> tuple[int, int]:
+        """Traps that the filters left out: NMIs apart, as the second number."""
+        table = self._module[b"filtered_out"]
+        others, nmis = (sum(map(int, table[ctypes.c_int(index)])) for index in (0, 1))
+        return others, nmis
+
     def hooks(self) -> list[footers.Hook]:
         """Every hook, and what the kernel measured of its program."""
         found = []
@@ -178,7 +190,7 @@ def read_idt() -> bytes:
         MachineError: BPF may not read kernel memory here.
     """
     bcc = bcc_loader.load()
-    module: Any = bcc_loader.new_module(bcc, BPF_DIR / "idt.bpf.c", [])
+    module: Any = bcc_loader.new_module(bcc, [BPF_DIR / "idt.bpf.c"], [])
     try:
         with bcc_loader.captured_stderr() as output:
             try:

@@ -2,116 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import subprocess
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from iretrace import __version__, _native, output
+from iretrace import _native, output
 from iretrace import footer as footers
-from iretrace.collect import calibrate, kernel, preflight
+from iretrace.collect import preflight, selection
 from iretrace.collect.btf import kernel_prototypes
-from iretrace.collect.clock import KtimeClock, TscCounters, has_msr_pmu, take_anchor
+from iretrace.collect.clock import open_clock, take_anchor
 from iretrace.collect.crosscheck import CrossCheck, read_interrupts
 from iretrace.collect.drain import Drain, Progress
-from iretrace.collect.hooks import trap_classes, unusable
+from iretrace.collect.ending import Stop, end_child, spawn
+from iretrace.collect.facts import gather
+from iretrace.collect.hooks import CLASSES, trap_classes, unusable
+from iretrace.collect.options import CollectOptions, Outcome
 from iretrace.collect.overhead import Overhead
 from iretrace.collect.partial import Contents, Header, PartialWriter, copy_sorted
-from iretrace.collect.probes import TEXT_DEVICE, ProbeOptions, Probes, read_idt
-from iretrace.collect.wire import Addresses
-from iretrace.errors import MachineError, OutputError, UsageError
+from iretrace.collect.probes import ProbeOptions, Probes
+from iretrace.errors import MachineError, OutputError
 from iretrace.trace import writing
-from iretrace.vectors import NMI
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable
-    from pathlib import Path
-
-    from iretrace.collect.kernel import Symbols
-
-_KTIME_CALIBRATION_SECONDS: Final = 0.2
-
-
-@dataclass(frozen=True, kw_only=True)
-class CollectOptions:
-    """What to record and where to.
-
-    Attributes:
-        target: the trace to write.
-        force: replace an existing target.
-        seconds: how long; ``None``: until the command ends or a signal comes.
-        command: a command to run and record during; empty: none.
-        ring_bytes: size of each CPU's ring buffer, a power of two.
-        clock: ``auto`` takes the TSC where BPF can read it.
-        raw_addresses: store kernel addresses as they are.
-        calibrate: time the return paths first.
-        tags: the user's own words for the footer.
-    """
-
-    target: Path
-    force: bool = False
-    seconds: float | None = None
-    command: tuple[str, ...] = ()
-    ring_bytes: int = 1 << 24
-    clock: Literal["auto", "tsc", "ktime"] = "auto"
-    raw_addresses: bool = False
-    calibrate: bool = True
-    tags: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def partial(self) -> Path:
-        """The file events go to while collecting."""
-        return self.target.with_name(self.target.name + ".partial")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """A finished recording."""
-
-    footer: footers.Footer
-    seconds: float
-    peak_fill_pct: float
-    size_bytes: int
-
-
-class _Stop:
-    """Why the run ends: a signal, the time, or the command."""
-
-    def __init__(self, options: CollectOptions) -> None:
-        self.reason = ""
-        self._seconds = options.seconds
-        self._deadline: float | None = None
-        self._child: subprocess.Popen[bytes] | None = None
-        self._before: dict[int, object] = {}
-
-    def start(self, child: subprocess.Popen[bytes] | None) -> None:
-        self._child = child
-        if self._seconds is not None:
-            self._deadline = time.monotonic() + self._seconds
-
-    def reached(self) -> bool:
-        if not self.reason and self._child is not None and self._child.poll() is not None:
-            self.reason = "command"
-        if not self.reason and self._deadline is not None and time.monotonic() >= self._deadline:
-            self.reason = "duration"
-        return bool(self.reason)
-
-    def _signalled(self, number: int, _frame: object) -> None:
-        self.reason = self.reason or signal.Signals(number).name
-
-    def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            self._before[number] = signal.signal(number, self._signalled)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
 
 
 def collect(
@@ -140,7 +55,7 @@ def collect(
             remedy=f"salvage it with: iretrace import {options.partial} -o NEW.parquet, or remove it",
         )
     preflight.require()
-    with _Stop(options) as stop:
+    with Stop(options) as stop:
         run = _Recording(options)
         try:
             with run:
@@ -156,36 +71,21 @@ class _Recording:
 
     def __init__(self, options: CollectOptions) -> None:
         self.options = options
-        symbols = kernel.read_symbols()
-        text_base = text_base_of(symbols, raw_addresses=options.raw_addresses)
-        self._symbols = symbols
-        table = read_idt()
-        self._gates = kernel.parse_idt(table, symbols)
-        calibration = calibrate.quick(min(os.sched_getaffinity(0))) if options.calibrate else None
-        raw = options.raw_addresses
-        shift = 0 if raw else text_base
-        use_tsc = options.clock == "tsc" or (options.clock == "auto" and has_msr_pmu())
-        self._cpus = kernel.cpu_list("online")
+        self._wanted = selection.select(options.only, CLASSES)
+        facts = self._facts = gather(options)
+        options.filters.check(facts.cpus)
+        self._cpus = sorted(options.filters.cpus) or facts.cpus
         self._anchor = take_anchor()
-        self._clock = TscCounters(self._cpus) if use_tsc else KtimeClock(self._anchor, _khz())
-        self.footer = footers.Footer(
-            tool=f"iretrace {__version__}",
-            host=kernel.host(),
-            cpu=kernel.processor(),
-            fred=kernel.fred_enabled(),
-            mitigations=kernel.mitigations(),
+        self._clock = open_clock(options.clock, self._cpus, self._anchor)
+        self.footer = msgspec.structs.replace(
+            facts.footer,
+            filters=msgspec.structs.replace(
+                options.filters.described(), only=sorted(self._wanted) if options.only else []
+            ),
             clock=footers.Clock(
                 source=self._clock.source, error_cycles=self._clock.error_cycles, anchors=[self._anchor]
             ),
-            addresses=footers.ADDRESSES_RAW if raw else footers.ADDRESSES_RELATIVE,
-            kernel_cs=kernel.idt_code_segment(table),
-            idt=[_shifted(gate, shift) for gate in self._gates],
-            nmi_text=[(low - shift, high - shift) for low, high in kernel.nmi_text(symbols)],
-            calibration=calibration,
-            command=list(options.command),
-            tags=options.tags,
         )
-        self._addresses = Addresses(text_base=text_base, raw=raw)
         self._probes: Probes | None = None
         self._writer: PartialWriter | None = None
         self.n_events = 0
@@ -202,22 +102,23 @@ class _Recording:
         if self._writer is not None:
             self._writer.close()
 
-    def record(self, stop: _Stop, report: Callable[[Progress], None]) -> Contents:
+    def record(self, stop: Stop, report: Callable[[Progress], None]) -> Contents:
         """Attach, drain until stopped, detach; the events are then in the partial file."""
         options = self.options
         probes = self._probes = Probes(
-            ProbeOptions(ring_bytes=options.ring_bytes, use_tsc=bool(self._clock.fds)), self._cpus
+            ProbeOptions(ring_bytes=options.ring_bytes, use_tsc=bool(self._clock.fds), filters=options.filters),
+            self._cpus,
         )
         probes.set_tsc_counters(self._clock.fds)
-        probes.set_entry_stubs(_stubs(self._gates, self._symbols))
+        probes.set_entry_stubs(self._facts.stubs)
         overhead = Overhead(probes)
         child: subprocess.Popen[bytes] | None = None
         wall_begin, own_begin = time.monotonic(), time.process_time()
         try:
             overhead.start()
-            probes.attach(unusable(kernel_prototypes()))
+            probes.attach(unusable(kernel_prototypes()) | selection.not_asked(CLASSES, self._wanted))
             hooks = probes.hooks()
-            classes = trap_classes(probes.attached, self._gates)
+            classes = selection.mark(trap_classes(probes.attached, self._facts.gates), CLASSES, self._wanted)
             start_tsc = _native.rdtsc()
             self.footer = msgspec.structs.replace(
                 self.footer,
@@ -225,11 +126,13 @@ class _Recording:
                 classes=classes,
                 window=footers.Window(start_tsc=start_tsc, ended_by="killed"),
             )
-            header = Header(footer=self.footer, text_base=self._addresses.text_base, raw_addresses=self._addresses.raw)
+            header = Header(
+                footer=self.footer, text_base=self._facts.addresses.text_base, raw_addresses=self._facts.addresses.raw
+            )
             writer = self._writer = self._open_partial(header)
-            crosscheck = CrossCheck(read_interrupts(), classes, max(self._cpus))
+            crosscheck = CrossCheck(read_interrupts(), [] if options.filters.by_task else classes, self._cpus)
             drain = Drain(probes, self._clock, writer, crosscheck, start_tsc)
-            child = _spawn(options.command)
+            child = spawn(options.command)
             stop.start(child)
 
             drain.run(stop.reached, report)
@@ -238,7 +141,7 @@ class _Recording:
             probes.detach()
         finally:
             overhead.stop()
-            _end_child(child)
+            end_child(child)
         drain.once(stop_tsc)
         self.seconds = time.monotonic() - wall_begin
         self.n_events = drain.progress.events
@@ -246,10 +149,11 @@ class _Recording:
         last = take_anchor()
         khz = footers.khz_between(self._anchor, last)
         counted = probes.losses()
+        left_out, nmis_left_out = probes.left_out()
         losses = (
             counted
             + overhead.skipped()
-            + overhead.unaccounted(drain.progress.drained, counted)
+            + overhead.unaccounted(drain.progress.drained, left_out, counted)
             + [footers.Loss(cause="clock-moved", cpu=cpu, count=cycles) for cpu, cycles in self._clock.moved().items()]
             + _unless_counted(crosscheck.missing(), counted)
             + [footers.Loss(cause="disk-full", cpu=cpu, count=count) for cpu, count in sorted(writer.dropped.items())]
@@ -258,11 +162,12 @@ class _Recording:
             self.footer,
             hooks=overhead.hooks(hooks),
             losses=losses,
+            filters=msgspec.structs.replace(self.footer.filters, left_out=left_out + nmis_left_out),
             clock=msgspec.structs.replace(self.footer.clock, tsc_khz=khz, anchors=[self._anchor, last]),
             overhead=overhead.summary(
                 n_events=self.n_events,
                 seconds=self.seconds,
-                n_cpus=len(self._cpus),
+                n_cpus=len(self._facts.cpus),
                 own_cpu_seconds=time.process_time() - own_begin,
             ),
             window=footers.Window(start_tsc=start_tsc, stop_tsc=stop_tsc, ended_by=stop.reason),
@@ -320,69 +225,3 @@ def _unless_counted(missing: list[footers.Loss], counted: list[footers.Loss]) ->
     """What is missing of the kernel's counts, on the CPUs where no probe counted a loss itself."""
     explained = {loss.cpu for loss in counted if loss.cause in ("ring-full", "tsc-unreadable")}
     return [loss for loss in missing if loss.cpu not in explained]
-
-
-def text_base_of(symbols: Symbols, *, raw_addresses: bool) -> int:
-    """Address of ``_text``, to which kernel addresses are stored relative.
-
-    Raises:
-        MachineError: it is hidden, and addresses as they are were not asked for.
-    """
-    text = symbols.address("_text")
-    if text is None and not raw_addresses:
-        raise MachineError(
-            "kernel symbols",
-            "_text is hidden, so that kernel addresses cannot be stored relative to it",
-            remedy="sysctl kernel.kptr_restrict=1, or collect --raw-addresses",
-        )
-    return text or 0
-
-
-def _stubs(gates: list[footers.Gate], symbols: Symbols) -> dict[int, tuple[int, int]]:
-    stubs = kernel.entry_stubs(gates, symbols)
-    nmi = kernel.nmi_text(symbols)
-    if nmi:
-        stubs[NMI] = nmi[0]
-    device = symbols.range_of(kernel.DEVICE_STUB)
-    if device is not None:
-        stubs[TEXT_DEVICE] = device
-    return stubs
-
-
-def _shifted(gate: footers.Gate, shift: int) -> footers.Gate:
-    address = None if gate.address is None else (gate.address - shift) % 2**64
-    return msgspec.structs.replace(gate, address=address)
-
-
-def _khz() -> float:
-    """TSC frequency over a short while, in kHz (the ktime clock needs it before the run)."""
-    first = take_anchor()
-    time.sleep(_KTIME_CALIBRATION_SECONDS)
-    khz = footers.khz_between(first, take_anchor())
-    if khz is None:
-        raise MachineError("TSC", "does not advance against CLOCK_MONOTONIC", remedy="collect --clock tsc")
-    return khz
-
-
-def _spawn(command: tuple[str, ...]) -> subprocess.Popen[bytes] | None:
-    if not command:
-        return None
-    try:
-        return subprocess.Popen(command)
-    except OSError as error:
-        raise UsageError(
-            f"command {command[0]!r}", f"cannot be run ({error.strerror})", expected="a program on PATH"
-        ) from None
-
-
-def _end_child(child: subprocess.Popen[bytes] | None) -> None:
-    """The recording is over: a command that still runs is asked to end, then made to."""
-    if child is None or child.poll() is not None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        child.terminate()
-        try:
-            child.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()

@@ -168,6 +168,30 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     """``duration``, ``command``, ``SIGINT``, ``SIGTERM``, ``killed``, ``end of input``."""
 
 
+class Filters(msgspec.Struct, frozen=True, kw_only=True):
+    """What was asked for, where not everything was; an empty list asks nothing."""
+
+    only: list[str] = []
+    """Classes of trap, by the names of :class:`TrapClass`."""
+    cpus: list[U16] = []
+    pids: list[Count] = []
+    comms: list[str] = []
+    cgroups: list[str] = []
+    left_out: Count = 0
+    """Traps that the probes saw and left out."""
+
+    def described(self) -> str:
+        """In words; empty where everything was asked for."""
+        kinds: dict[str, list[Any]] = {
+            "class": self.only,
+            "CPU": self.cpus,
+            "pid": self.pids,
+            "comm": self.comms,
+            "cgroup": self.cgroups,
+        }
+        return "; ".join(f"{kind} {', '.join(map(str, values))}" for kind, values in kinds.items() if values)
+
+
 class Footer(msgspec.Struct, frozen=True, kw_only=True):
     """Everything about a trace that is not an event."""
 
@@ -190,6 +214,8 @@ class Footer(msgspec.Struct, frozen=True, kw_only=True):
     hooks: list[Hook] = []
     classes: list[TrapClass] = []
     losses: list[Loss] = []
+    filters: Filters = Filters()
+    """What the recording was limited to."""
     overhead: Overhead = Overhead()
     calibration: Calibration | None = None
     window: Window = Window()
@@ -214,6 +240,11 @@ class Footer(msgspec.Struct, frozen=True, kw_only=True):
         from iretrace.losses import BY_NAME  # noqa: PLC0415
 
         return any(BY_NAME[loss.cause].severity == "events" for loss in self.losses)
+
+    def limits(self) -> list[str]:
+        """What was left out on purpose, one sentence each: nesting and rates are of what was recorded."""
+        asked = self.filters.described()
+        return [f"Only a part was recorded ({asked}): nesting and rates are of that part."] if asked else []
 
     def duration_cycles(self) -> int | None:
         """Length of the recorded window in TSC cycles, ``None`` where not known."""

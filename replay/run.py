@@ -219,6 +219,7 @@ def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 
 
 def _notes(footer: Footer, policies: Sequence[Policy]) -> Iterator[str]:
+    yield from footer.limits()
     if footer.idt is None:
         asking = [policy.name for policy in policies if depends_on_ist(policy)]
         if asking:

@@ -22,7 +22,7 @@ TEXT = """\
 def crosscheck(known: int, events: list[tuple[int, str]]) -> list[tuple[str, int | None, int]]:
     """Run the comparison: the kernel counted ``known`` on CPU 0 between TSC 100-110 and 900-910."""
     begin = Reading(before=100, after=110, counts={"LOC": {0: 1000}})
-    check = CrossCheck(begin, [TIMER], 0)
+    check = CrossCheck(begin, [TIMER], [0])
     array = np.zeros(len(events), TRAP_EVENT)
     array["tsc"] = [tsc for tsc, _ in events]
     array["hook"] = [HOOK_NAMES.index(f"irq_vectors_{phase}") for _, phase in events]
@@ -64,6 +64,6 @@ def test_edges_are_given_the_benefit_of_the_doubt(known: int, events: list[tuple
 def test_a_class_without_hooks_is_not_compared() -> None:
     """Where a vector of a row is not shown, the row says nothing."""
     begin = Reading(before=1, after=2, counts={"LOC": {0: 0}})
-    check = CrossCheck(begin, [TrapClass(name="timer", vectors=[0xEC], entry="e")], 0)
+    check = CrossCheck(begin, [TrapClass(name="timer", vectors=[0xEC], entry="e")], [0])
     check.end(Reading(before=3, after=4, counts={"LOC": {0: 50}}))
     assert check.missing() == []

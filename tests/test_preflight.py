@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
-from iretrace.collect import bcc, btf, clock, hooks, kernel, preflight, session, syscalls
+from iretrace.collect import bcc, btf, clock, facts, hooks, kernel, preflight, syscalls
 from iretrace.commands.doctor_ import command as doctor
 from iretrace.errors import MachineError
 from iretrace.footer import Gate
@@ -141,9 +141,9 @@ def test_hidden_symbols_are_not_passed_off_as_relative_addresses() -> None:
     """Without _text nothing can be stored relative to it: refused, unless addresses as they are were asked for."""
     hidden = kernel.Symbols([], [])
     with pytest.raises(MachineError, match="--raw-addresses"):
-        session.text_base_of(hidden, raw_addresses=False)
-    assert session.text_base_of(hidden, raw_addresses=True) == 0
-    assert session.text_base_of(kernel.parse_kallsyms(SYMBOLS.splitlines()), raw_addresses=False) == 0xFFFFFFFF81000000
+        facts.text_base_of(hidden, raw_addresses=False)
+    assert facts.text_base_of(hidden, raw_addresses=True) == 0
+    assert facts.text_base_of(kernel.parse_kallsyms(SYMBOLS.splitlines()), raw_addresses=False) == 0xFFFFFFFF81000000
 
 
 def test_classes_say_what_is_missing() -> None:

@@ -13,7 +13,7 @@ from iretrace.errors import EXIT_OK
 
 if TYPE_CHECKING:
     from iretrace.collect.drain import Progress
-    from iretrace.collect.session import Outcome
+    from iretrace.collect.options import Outcome
 
 _UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _MIN_RING_BYTES: Final = 4096
@@ -42,6 +42,28 @@ def _tags(_context: click.Context, _parameter: click.Parameter, values: tuple[st
     return tags
 
 
+def _words(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """``a,b`` as well as several times."""
+    return tuple(word for value in values for word in value.split(",") if word.strip())
+
+
+def _pids(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[int, ...]:
+    words = _words(context, parameter, values)
+    for word in words:
+        if not word.strip().isdigit():
+            raise click.BadParameter(f"{word!r} is no process id; expected a number")
+    return tuple(map(int, words))
+
+
+def _cpus(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[int, ...]:
+    from iretrace.collect.kernel import parse_cpu_list  # noqa: PLC0415
+
+    try:
+        return tuple(sorted(set(parse_cpu_list(text))))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no list of CPUs; expected something like 0-3,8") from None
+
+
 @click.command(
     context_settings={"ignore_unknown_options": False},
     epilog="""\b
@@ -49,6 +71,8 @@ Examples:
   sudo iretrace collect -d 10                     ten seconds of everything
   sudo iretrace collect -o boot.parquet -- make   while a command runs
   sudo iretrace collect                           until Ctrl-C
+  sudo iretrace collect --only nmi,ipis --cpu 0   two sorts of trap, on one CPU
+  sudo iretrace collect --comm nginx -d 60        what interrupts tasks of this name
 """,
 )
 @click.argument("traced_command", metavar="[-- COMMAND...]", nargs=-1, type=click.UNPROCESSED)
@@ -65,6 +89,17 @@ Examples:
     show_default=True,
     help="Time stamps: the TSC itself, or bpf_ktime_get_ns mapped to it.",
 )
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="CLASS,...",
+    callback=_words,
+    help="Classes of trap or groups: page-faults,ipis,nmi.",
+)
+@click.option("--cpu", "cpus", metavar="LIST", default="", callback=_cpus, help="CPUs: 0-3,8.")
+@click.option("--pid", "pids", multiple=True, metavar="PID,...", callback=_pids, help="Processes (all their threads).")
+@click.option("--comm", "comms", multiple=True, metavar="NAME", help="Tasks of this name, as in /proc/PID/comm.")
+@click.option("--cgroup", "cgroups", multiple=True, metavar="PATH", help="Tasks of this cgroup (v2) and below.")
 @click.option("--raw-addresses", is_flag=True, help="Store kernel addresses as they are (they defeat KASLR).")
 @click.option("--calibrate/--no-calibrate", default=True, help="Time the return paths first (0.3 s).")
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", callback=_tags, help="Your words for the footer.")
@@ -77,6 +112,11 @@ def command(  # noqa: PLR0913 - one parameter an option
     force: bool,
     ring_bytes: int,
     clock: Literal["auto", "tsc", "ktime"],
+    only: tuple[str, ...],
+    cpus: tuple[int, ...],
+    pids: tuple[int, ...],
+    comms: tuple[str, ...],
+    cgroups: tuple[str, ...],
     raw_addresses: bool,
     calibrate: bool,
     tags: dict[str, str],
@@ -90,7 +130,9 @@ def command(  # noqa: PLR0913 - one parameter an option
     from iretrace.collect import preflight  # noqa: PLC0415 - heavy imports wait for the verb
 
     preflight.require()
-    from iretrace.collect.session import CollectOptions, collect  # noqa: PLC0415
+    from iretrace.collect.filters import Filters  # noqa: PLC0415
+    from iretrace.collect.options import CollectOptions  # noqa: PLC0415
+    from iretrace.collect.session import collect  # noqa: PLC0415
 
     options = CollectOptions(
         target=target or Path(time.strftime("trace-%Y%m%d-%H%M%S.parquet")),
@@ -102,6 +144,8 @@ def command(  # noqa: PLR0913 - one parameter an option
         raw_addresses=raw_addresses,
         calibrate=calibrate,
         tags=tags,
+        only=only,
+        filters=Filters(cpus=cpus, pids=pids, comms=comms, cgroups=cgroups),
     )
     line = _ProgressLine(enabled=not quiet and sys.stderr.isatty())
     try:
@@ -161,6 +205,8 @@ def _tell(target: Path, outcome: Outcome) -> None:
             f"the probes took {overhead.ns_per_event:.0f} ns an event, {overhead.cpu_pct:.2f} % of the CPU time",
             err=True,
         )
+    if footer.filters.described():
+        click.echo(f"only {footer.filters.described()}; {footer.filters.left_out:,} others left out", err=True)
     lost = footer.lost_events()
     causes = sorted({loss.cause for loss in footer.losses})
     if lost:
