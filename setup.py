@@ -14,6 +14,7 @@ PACKAGE_DIRS = {
     "iretrace": "iretrace",
     "iretrace.commands": "iretrace/commands",
     "iretrace.importers": "iretrace/importers",
+    "iretrace.exporters": "iretrace/exporters",
     "iretrace.bpf": "bpf",
     "iretrace.collect": "collect",
     "iretrace.replay": "replay",
@@ -24,7 +25,7 @@ PACKAGE_DIRS = {
 INSTALL_REQUIRES = [
     "click>=8.2,<9",
     "dash>=3.2,<5",
-    "duckdb>=1.4,<3",
+    "duckdb>=2,<3",
     "fsspec>=2025.3",
     "msgspec>=0.19,<1",
     "numpy>=2.0,<3",

@@ -1,4 +1,4 @@
-"""Writes ``docs/reference.md`` from the code: verbs and options, columns, losses, classes of trap.
+"""Writes ``docs/reference.md`` from the code: verbs and options, columns, tables of queries, losses, classes of trap.
 
 Usage: python docs/generate.py (tests/test_docs.py holds the file and the code together)
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from iretrace.analysis.query_tables import TABLES
 from iretrace.cli import iretrace
 from iretrace.collect.hooks import CLASSES
 from iretrace.losses import CAUSES
@@ -26,6 +27,9 @@ def reference() -> str:
         parts += [f"### iretrace {verb.name}", "", "```text", _help(verb.name, verb.module), "```", ""]
     parts += ["## Columns of a trace", "", *_columns(EVENT_COLUMNS)]
     parts += ["## Columns of predictions (`replay -o`)", "", *_columns(PREDICTION_COLUMNS)]
+    parts += ["## Tables of iretrace query", ""]
+    for table in TABLES:
+        parts += [f"### {table.name}", "", f"{table.doc[0].upper()}{table.doc[1:]}.", "", *_columns(table.columns)]
     parts += ["## Losses", "", "| cause | severity | stage | meaning | remedy |", "|---|---|---|---|---|"]
     parts += [f"| `{c.name}` | {c.severity} | {c.stage} | {c.doc} | {c.remedy} |" for c in CAUSES]
     parts += ["", "## Classes of trap and their hooks", ""]

@@ -46,8 +46,11 @@ def wide_console() -> Console:
 
 
 @contextmanager
-def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal's stderr; elsewhere nothing. Gives a function that takes the number of units done."""
+def progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal's stderr; elsewhere nothing. Gives a function that takes the number of units done.
+
+    A ``total`` of ``None`` is not known: the bar only moves.
+    """
     if not sys.stderr.isatty():
         yield lambda _: None
         return
