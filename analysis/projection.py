@@ -1,4 +1,4 @@
-"""What a trace would save under policies: over all, by CPU and by process, and every trap's latency before and after.
+"""What a trace would save under policies: in all, by CPU, process and command, and traps' latency before and after.
 
 What is counted of a trap's latency. Its measured duration runs from the entry probe to the exit probe, both of which
 lie inside the trap: the trap's own return comes after the exit probe, as the CPU's delivery came before the entry
@@ -20,13 +20,17 @@ import numpy as np
 from iretrace.analysis import histogram
 from iretrace.analysis.nesting import NestedSums
 from iretrace.analysis.rates import TimeBins
+from iretrace.processes import Commands
 from iretrace.replay.contexts import N_SLOTS
 from iretrace.replay.engine import End
 from iretrace.replay.policies import Choice
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
+    from iretrace.footer import Process
     from iretrace.replay.run import Returns
 
 MAX_CPUS: Final = 8192
@@ -46,14 +50,17 @@ class Projection:
         saving_cycles: TSC cycles that a RET saves over IRET (negative: costs more); ``None``: not known, and there is
             no latency after.
         origin: TSC at which recording began; ``None``: the first batch's smallest.
+        processes: their names, as the footer has them.
 
     Attributes:
         saving_cycles: as given.
         returns: int64, shape ``(65536,)``: returns by CPU.
         ret: int64, shape ``(n_policies, 65536)``: of these, RETs.
         erets: int64, shape ``(n_policies,)``: ERETS and ERETU.
-        pids: int64, shape ``(m,)``: processes seen, ascending.
-        pid_returns: int64, shape ``(m,)``: returns by process.
+        commands: the names of processes.
+        pids: int64, shape ``(m,)``: processes seen, ascending, as often as each had names.
+        pid_commands: int64, shape ``(m,)``: the name, an index into ``commands.names``; ascending in one process.
+        pid_returns: int64, shape ``(m,)``: returns by process and name.
         pid_ret: int64, shape ``(m, n_policies)``: of these, RETs.
         before: int64, shape ``(N_SLOTS, histogram.N_BUCKETS)``: measured durations by slot.
         after: int64, shape ``(n_policies, N_SLOTS, histogram.N_BUCKETS)``: projected durations.
@@ -63,12 +70,20 @@ class Projection:
         bins: RETs over time; ``None`` before the first batch.
     """
 
-    def __init__(self, n_policies: int, *, saving_cycles: float | None = None, origin: int | None = None) -> None:
+    def __init__(
+        self,
+        n_policies: int,
+        *,
+        saving_cycles: float | None = None,
+        origin: int | None = None,
+        processes: Sequence[Process] = (),
+    ) -> None:
         self.saving_cycles = saving_cycles
         self.returns = np.zeros(_N_CPUS, dtype=np.int64)
         self.ret = np.zeros((n_policies, _N_CPUS), dtype=np.int64)
         self.erets = np.zeros(n_policies, dtype=np.int64)
-        self.pids = np.zeros(0, dtype=np.int64)
+        self.commands = Commands(processes)
+        self._named_pids = np.zeros(0, dtype=np.int64)  # pid and index of the name in one number
         self.pid_returns = np.zeros(0, dtype=np.int64)
         self.pid_ret = np.zeros((0, n_policies), dtype=np.int64)
         self.before = np.zeros((N_SLOTS, histogram.N_BUCKETS), dtype=np.int64)
@@ -94,9 +109,22 @@ class Projection:
         self.returns += np.bincount(cpu, minlength=_N_CPUS)
         for k in range(len(choices)):
             self.ret[k] += np.bincount(cpu[ret[:, k]], minlength=_N_CPUS)
-        self._add_pids(np.minimum(rows["pid"], MAX_PIDS).astype(np.int64), ret)
+        pid = np.minimum(rows["pid"], MAX_PIDS)
+        entered = np.where(rows["end"] == End.ORPHAN, rows["exit_tsc"], rows["entry_tsc"])
+        command = self.commands.find(pid, entered)
+        self._add_pids(pid.astype(np.int64) * len(self.commands.names) + command, ret)
         self._add_times(batch.tsc, cpu, ret)
         self._add_latencies(batch, ret, self._sums.add(rows, ret.astype(np.int64)))
+
+    @property
+    def pids(self) -> NDArray[np.int64]:
+        """See the class."""
+        return self._named_pids // len(self.commands.names)
+
+    @property
+    def pid_commands(self) -> NDArray[np.int64]:
+        """See the class."""
+        return self._named_pids % len(self.commands.names)
 
     def over_time(self, policy: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """RETs over time under one policy.
@@ -114,17 +142,17 @@ class Projection:
         """Columns of CPUs in :meth:`over_time`; 0 holds all CPUs past :data:`MAX_CPUS` together."""
         return self._place[cpus]
 
-    def _add_pids(self, pid: NDArray[np.int64], ret: NDArray[np.bool_]) -> None:
-        met, index = np.unique(pid, return_inverse=True)
-        known = np.union1d(self.pids, met)
-        old, new = np.searchsorted(known, self.pids), np.searchsorted(known, met)
+    def _add_pids(self, named_pid: NDArray[np.int64], ret: NDArray[np.bool_]) -> None:
+        met, index = np.unique(named_pid, return_inverse=True)
+        known = np.union1d(self._named_pids, met)
+        old, new = np.searchsorted(known, self._named_pids), np.searchsorted(known, met)
         returns = np.zeros(known.size, dtype=np.int64)
         rets = np.zeros((known.size, ret.shape[1]), dtype=np.int64)
         returns[old], rets[old] = self.pid_returns, self.pid_ret
         returns[new] += np.bincount(index, minlength=met.size)
         for k in range(ret.shape[1]):
             rets[new, k] += np.bincount(index[ret[:, k]], minlength=met.size)
-        self.pids, self.pid_returns, self.pid_ret = known, returns, rets
+        self._named_pids, self.pid_returns, self.pid_ret = known, returns, rets
 
     def _add_times(self, tsc: NDArray[np.uint64], cpu: NDArray[np.int64], ret: NDArray[np.bool_]) -> None:
         n_policies = ret.shape[1]

@@ -1,4 +1,4 @@
-"""Frames of what policies would save on a trace: in all, by CPU, by process, and of each vector's latency.
+"""Frames of what policies would save on a trace: in all, by CPU, by process and command, and of latency.
 
 Numbers that are not known are NaN, and the ``reason`` column of :attr:`Saved.total` says why. Two things are uncertain,
 and the columns keep them apart:
@@ -20,6 +20,7 @@ import pandas as pd
 
 from iretrace.analysis import bootstrap, frames
 from iretrace.analysis.projection import Projection
+from iretrace.processes import UNKNOWN
 from iretrace.replay import costs
 from iretrace.replay.policies import Choice
 from iretrace.replay.run import replay
@@ -73,6 +74,19 @@ BY_CPU: Final = (
 BY_PID: Final = (
     "policy",
     "pid",
+    "comm",
+    "returns",
+    "RET",
+    "saved_cycles",
+    "cost_low_cycles",
+    "cost_high_cycles",
+    "share_pct",
+)
+
+BY_COMM: Final = (
+    "policy",
+    "comm",
+    "pids",
     "returns",
     "RET",
     "saved_cycles",
@@ -107,8 +121,12 @@ class Saved:
         by_cpu: one row a policy and CPU seen or online. ``cpu``, ``returns``, ``RET``, ``saved_cycles`` with
             ``low_cycles``, ``high_cycles``, and ``share_pct`` with its ends as in ``total`` (of that CPU's time).
         by_pid: one row a policy and process, the one with most RETs first. ``pid`` (the process that was interrupted,
-            0: idle; a trace has no names), ``returns``, ``RET``, ``saved_cycles``, ``cost_low_cycles``,
-            ``cost_high_cycles`` and ``share_pct`` (of one CPU's time over the whole recording).
+            0: idle), ``comm`` (what it was called, ``sh → gcc`` where that changed; empty: not known), ``returns``,
+            ``RET``, ``saved_cycles``, ``cost_low_cycles``, ``cost_high_cycles`` and ``share_pct`` (of one CPU's time
+            over the whole recording).
+        by_comm: one row a policy and command, the one with most RETs first. ``comm`` (what the interrupted process was
+            called at that moment; ``swapper``: idle, empty: not known), ``pids`` (processes so called), and the
+            columns of ``by_pid`` from ``returns`` on.
         latency: one row a policy and vector, of the traps whose entry and exit were seen, the most frequent first.
             ``vector`` (256: a device whose vector was not seen), ``name``, ``traps``, ``RET`` (of these, RETs),
             ``nested_RET`` (RETs inside them, any depth), ``saved_mean_cycles`` (of a trap, exact), ``before_p50`` …
@@ -120,6 +138,7 @@ class Saved:
     total: pd.DataFrame
     by_cpu: pd.DataFrame
     by_pid: pd.DataFrame
+    by_comm: pd.DataFrame
     latency: pd.DataFrame
     counts: Projection
 
@@ -142,21 +161,23 @@ def saved(trace: Trace, policies: Sequence[Policy], *, seed: int = 0) -> Saved:
         len(policies),
         saving_cycles=None if saving is None else saving.cycles,
         origin=footer.window.start_tsc,
+        processes=footer.processes,
     )
     result = replay(trace, policies, sink=counts.add)
     return frames_of(result, counts, saving, seed=seed)
 
 
-def document(found: Saved, policy: str, *, max_pids: int = 20) -> dict[str, Any]:
+def document(found: Saved, policy: str, *, max_rows: int = 20) -> dict[str, Any]:
     """One policy's rows as JSON takes them: lists of objects by frame, ``None`` for what is not known.
 
     Args:
         found: savings.
         policy: name of one of its policies.
-        max_pids: how many processes, those with most RETs, are listed.
+        max_rows: how many processes and how many commands, those with most RETs, are listed.
 
     Returns:
-        ``{"total": {…}, "by_cpu": [{…}], "by_pid": [{…}], "latency": [{…}]}`` with the frames' columns but ``policy``.
+        ``{"total": {…}, "by_cpu": [{…}], "by_pid": [{…}], "by_comm": [{…}], "latency": [{…}]}`` with the frames'
+        columns but ``policy``.
     """
 
     def rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -170,7 +191,8 @@ def document(found: Saved, policy: str, *, max_pids: int = 20) -> dict[str, Any]
     return {
         "total": total,
         "by_cpu": rows(found.by_cpu),
-        "by_pid": rows(found.by_pid)[:max_pids],
+        "by_pid": rows(found.by_pid)[:max_rows],
+        "by_comm": rows(found.by_comm)[:max_rows],
         "latency": rows(found.latency),
     }
 
@@ -195,6 +217,7 @@ def frames_of(result: Result, counts: Projection, saving: Saving | None, *, seed
         total=pd.concat([part.total for part in parts], ignore_index=True),
         by_cpu=pd.concat([part.by_cpu for part in parts], ignore_index=True),
         by_pid=pd.concat([part.by_pid for part in parts], ignore_index=True),
+        by_comm=pd.concat([part.by_comm for part in parts], ignore_index=True),
         latency=pd.concat([part.latency for part in parts], ignore_index=True),
         counts=counts,
     )
@@ -237,6 +260,7 @@ def _of_policy(  # noqa: PLR0913 - all that a frame is made of
         total=whole[list(TOTAL)].reset_index(drop=True),
         by_cpu=frame.iloc[:-1][list(BY_CPU)],
         by_pid=_by_pid(name, k, counts, saving, share),
+        by_comm=_by_comm(name, k, counts, saving, share),
         latency=_latency(name, k, counts, saving),
         counts=counts,
     )
@@ -296,12 +320,29 @@ def _recorded_cycles(counts: Projection, footer: Footer) -> int | None:
 
 
 def _by_pid(name: str, k: int, counts: Projection, saving: Saving | None, share: float) -> pd.DataFrame:
-    ret = counts.pid_ret[:, k]
-    order = np.lexsort((counts.pids, -counts.pid_returns, -ret))
-    frame = _valued(ret[order], saving).assign(
-        policy=name, pid=counts.pids[order], returns=counts.pid_returns[order], RET=ret[order]
-    )
-    return frame.assign(share_pct=frame["saved_cycles"] * share)[list(BY_PID)]
+    pids, index = np.unique(counts.pids, return_inverse=True)
+    frame = _of_groups(index, k, counts, saving)
+    frame = frame.assign(share_pct=frame["saved_cycles"] * share)
+    called = counts.commands.of_pid()
+    frame = frame.assign(policy=name, pid=pids, comm=[called.get(pid, UNKNOWN) for pid in pids.tolist()])
+    return frame.sort_values(["RET", "returns", "pid"], ascending=[False, False, True])[list(BY_PID)]
+
+
+def _by_comm(name: str, k: int, counts: Projection, saving: Saving | None, share: float) -> pd.DataFrame:
+    met, index = np.unique(counts.pid_commands, return_inverse=True)
+    frame = _of_groups(index, k, counts, saving)
+    frame = frame.assign(share_pct=frame["saved_cycles"] * share)
+    comm = [counts.commands.names[number] for number in met.tolist()]
+    frame = frame.assign(policy=name, comm=comm, pids=np.bincount(index, minlength=met.size))
+    return frame.sort_values(["RET", "returns", "comm"], ascending=[False, False, True])[list(BY_COMM)]
+
+
+def _of_groups(index: NDArray[np.intp], k: int, counts: Projection, saving: Saving | None) -> pd.DataFrame:
+    """Returns and what they save, of processes gathered into groups."""
+    returns, ret = np.zeros((2, int(index.max(initial=-1)) + 1), np.int64)
+    np.add.at(returns, index, counts.pid_returns)
+    np.add.at(ret, index, counts.pid_ret[:, k])
+    return _valued(ret, saving).assign(returns=returns, RET=ret)
 
 
 def _latency(name: str, k: int, counts: Projection, saving: Saving | None) -> pd.DataFrame:

@@ -27,6 +27,27 @@ struct trap_event {
 	__u8 reserved[6];
 };
 
+/*
+ * A process got another name or ended. As large as a trap_event: the ring of names, behind those of the CPUs, has the
+ * same slots. Mostly written by the process itself, so `pid` is the thread group of the task on the CPU.
+ */
+#define COMM_BYTES 16 /* TASK_COMM_LEN, include/linux/sched.h */
+struct process_event {
+	__u64 tsc;
+	__u32 pid;
+	__u16 cpu;
+	__u8 what; /* enum process_what */
+	__u8 reserved[9];
+	char before[COMM_BYTES]; /* its name until now */
+	char after[COMM_BYTES];  /* PROCESS_RENAMED */
+};
+
+enum process_what {
+	PROCESS_RENAMED = 0,
+	PROCESS_ENDED = 1,
+	PROCESS_RENAMED_BY_OTHER = 2, /* a thread renamed another task, maybe this process's first: look it up */
+};
+
 enum trap_phase {
 	TRAP_ENTRY = 0,
 	TRAP_EXIT = 1,
@@ -57,7 +78,8 @@ enum trap_loss {
 	LOSS_TSC_UNREADABLE = 2,
 	LOSS_FRAME_UNREAD = 3,
 	LOSS_TARGET_UNKNOWN = 4,
-	N_LOSSES = 5,
+	LOSS_PROCESS_NAMES = 5,
+	N_LOSSES = 6,
 };
 
 /* Kernel text [low, high) of an entry stub: a return address in it lies right below the trap's pt_regs. */

@@ -106,6 +106,8 @@ class Drain:
         self.progress.drained += sum(int((events["hook"] != HOOK_NMI_HANDLER).sum()) for events in drained)
         events = np.concatenate(drained) if drained else np.empty(0, TRAP_EVENT)
         self._clock.to_tsc(events)
+        self._probes.drain_names(self._clock)
+        self._probes.processes.met(events["pid"])
         self._crosscheck.add(events)
         tsc = events["tsc"]
         keep = tsc >= self._start_tsc
@@ -117,7 +119,12 @@ class Drain:
             return
         # Each ring is nearly in order, so the stable sort (timsort) is a merge.
         events = events[np.argsort(events["tsc"], kind="stable")]
-        self._writer.write(events, Status(losses=self.progress.losses, anchor=take_anchor(_ANCHOR_BRACKETS)))
+        status = Status(
+            losses=self.progress.losses,
+            anchor=take_anchor(_ANCHOR_BRACKETS),
+            processes=self._probes.processes.fresh(),
+        )
+        self._writer.write(events, status)
         self.progress.events += len(events)
 
     def _sync_until(self, stop: threading.Event) -> None:

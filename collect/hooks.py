@@ -127,14 +127,21 @@ CLASSES: Final = (
 HOOKS: Final = tuple(hook for item in CLASSES for hook in (*item.entries, *item.exits))
 
 
+PROCESS_HOOKS: Final = (
+    Hook(tracepoint="task_rename", arguments=("task_struct*", "char*")),
+    Hook(tracepoint="sched_process_exit", arguments=()),
+)
+"""What tells the names of processes (:mod:`iretrace.collect.processes`); no argument of the second one is read."""
+
+
 def unusable(prototypes: Prototypes) -> dict[str, str]:
     """Hooks that this kernel does not have, or has with other arguments than the probes read; each with the reason."""
     found = {}
-    for hook in HOOKS:
+    for hook in (*HOOKS, *PROCESS_HOOKS):
         arguments = prototypes.parameters(hook.tracepoint)
         if arguments is None:
             found[hook.tracepoint] = "this kernel has no such tracepoint"
-        elif arguments != hook.arguments:
+        elif hook.arguments and arguments != hook.arguments:
             found[hook.tracepoint] = f"its arguments are ({', '.join(arguments)}), not ({', '.join(hook.arguments)})"
     return found
 

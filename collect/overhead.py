@@ -15,7 +15,7 @@ import msgspec
 
 from iretrace import footer as footers
 from iretrace.collect import syscalls
-from iretrace.collect.hooks import HOOKS
+from iretrace.collect.hooks import HOOKS, PROCESS_HOOKS
 
 if TYPE_CHECKING:
     from iretrace.collect.probes import Probes
@@ -56,7 +56,8 @@ class Overhead:
         if not self._counted:
             return []
         # Of an NMI's several runs only the first writes an event, so NMIs are left out on both sides.
-        runs = sum(info.run_cnt for name, info in self._probes.program_runs().items() if name != NMI_PROGRAM)
+        apart = {NMI_PROGRAM, *(hook.program for hook in PROCESS_HOOKS)}
+        runs = sum(info.run_cnt for name, info in self._probes.program_runs().items() if name not in apart)
         lost = sum(loss.count for loss in losses if loss.cause in ("ring-full", "tsc-unreadable"))
         missing = runs - n_drained - n_left_out - lost
         return [footers.Loss(cause="unaccounted", count=missing)] if missing > 0 else []

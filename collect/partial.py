@@ -23,6 +23,7 @@ from iretrace import footer as footers
 from iretrace.collect.wire import TRAP_EVENT, Addresses, to_events
 from iretrace.errors import Damaged, InputError
 from iretrace.merge import safe_until
+from iretrace.processes import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,6 +58,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     losses: list[footers.Loss]
     anchor: footers.Anchor
     """TSC and clocks when the batch was drained."""
+    processes: list[footers.Process] = []
+    """Names learnt since the batch before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +180,7 @@ class Contents:
         batches: its complete batches.
         cut: the file ends inside a batch.
         complete: the stream was closed properly (the run was not killed while collecting).
+        processes: names of processes, of all complete batches.
     """
 
     header: Header
@@ -184,6 +188,7 @@ class Contents:
     batches: list[Batch]
     cut: bool
     complete: bool
+    processes: tuple[footers.Process, ...] = ()
 
 
 def read_contents(path: Path) -> Contents:
@@ -195,6 +200,7 @@ def read_contents(path: Path) -> Contents:
     header: Header | None = None
     status: Status | None = None
     batches: list[Batch] = []
+    processes: list[footers.Process] = []
     cut, complete = False, False
     try:
         with pa.OSFile(str(path), "rb") as file, pa.ipc.open_stream(file) as reader:
@@ -213,6 +219,7 @@ def read_contents(path: Path) -> Contents:
                 events = _events(batch.column(0))
                 if metadata is not None and _STATUS_KEY in metadata:
                     status = msgspec.json.decode(metadata[_STATUS_KEY], type=Status)
+                    processes += status.processes
                 if len(events):
                     tsc = events["tsc"]
                     batches.append(
@@ -222,7 +229,14 @@ def read_contents(path: Path) -> Contents:
         raise InputError(
             path, f"is no partial file of iretrace ({' '.join(str(error).split())[:120]})", expected="FILE.partial"
         ) from None
-    return Contents(header=header, status=status, batches=batches, cut=cut, complete=complete)
+    return Contents(
+        header=header,
+        status=status,
+        batches=batches,
+        cut=cut,
+        complete=complete,
+        processes=tuple(in_order(processes)),
+    )
 
 
 def _ends_with_eos(path: Path) -> bool:

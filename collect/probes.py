@@ -14,13 +14,16 @@ from iretrace import footer as footers
 from iretrace.collect import bcc as bcc_loader
 from iretrace.collect import kernel, syscalls
 from iretrace.collect.filters import Filters
-from iretrace.collect.hooks import HOOKS, Hook
+from iretrace.collect.hooks import HOOKS, PROCESS_HOOKS, Hook
+from iretrace.collect.processes import ProcessNames
 from iretrace.collect.ring import PAGE_BYTES, Ring
-from iretrace.collect.wire import LOSS_CAUSES
+from iretrace.collect.wire import LOSS_CAUSES, PROCESS_EVENT
 from iretrace.errors import MachineError
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+    from iretrace.collect.drain import Clock
 
 BPF_DIR: Final = Path(__file__).resolve().parent.parent / "bpf"
 SOURCES: Final = ("filter.bpf.c", "trap.bpf.c")
@@ -28,6 +31,7 @@ TEXT_DEVICE: Final = 256
 """Index of asm_common_interrupt in the map ``entry_text`` (bpf/trap.h)."""
 
 NMI_RING_BYTES: Final = 64 * 1024
+NAME_RING_BYTES: Final = 256 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,8 @@ class Probes:
         options.filters.install(self._module)
         self.rings: dict[int, Ring] = {}
         self.nmi_rings: dict[int, Ring] = {}
+        self.name_rings: list[Ring] = []
+        self.processes = ProcessNames()
         self.attached: dict[str, int] = {}
         self.failed: dict[str, str] = {}
         rings_fd = self._module[b"rings"].map_fd
@@ -68,6 +74,9 @@ class Probes:
                 self.nmi_rings[cpu] = Ring(max(NMI_RING_BYTES, PAGE_BYTES), f"iretrace_nmi_{cpu}")
                 for key, ring in ((cpu, self.rings[cpu]), (self._possible + cpu, self.nmi_rings[cpu])):
                     syscalls.update_element(rings_fd, struct.pack("=I", key), struct.pack("=I", ring.fd))
+            self.name_rings.append(Ring(NAME_RING_BYTES, "iretrace_names"))
+            key, fd = 2 * self._possible, self.name_rings[0].fd
+            syscalls.update_element(rings_fd, struct.pack("=I", key), struct.pack("=I", fd))
         except OSError as error:
             self.close()
             raise MachineError(
@@ -102,6 +111,9 @@ class Probes:
         if not self.attached:
             reason = next(iter(self.failed.values()), "no hook")
             raise MachineError("BPF", f"no probe could be attached ({reason})", remedy="iretrace doctor")
+        for hook in PROCESS_HOOKS:
+            if hook.tracepoint not in unusable:
+                self._attach(hook)
 
     def _attach(self, hook: Hook) -> None:
         with bcc_loader.captured_stderr() as output:
@@ -128,6 +140,13 @@ class Probes:
             return
         self.attached[hook.tracepoint] = fd
 
+    def drain_names(self, clock: Clock) -> None:
+        """Take in what processes were called since the last time."""
+        for ring in self.name_rings:
+            records = ring.drain().view(PROCESS_EVENT)
+            clock.to_tsc(records)
+            self.processes.take(records)
+
     def detach(self) -> None:
         """Detach every hook; the programs and what they counted stay until :meth:`close`."""
         for fd in self.attached.values():
@@ -143,7 +162,7 @@ class Probes:
             found += [
                 footers.Loss(cause=cause, cpu=cpu, count=int(count)) for cpu, count in enumerate(per_cpu) if count
             ]
-        return found
+        return found + self.processes.losses()
 
     def left_out(self) -> tuple[int, int]:
         """Traps that the filters left out: NMIs apart, as the second number."""
@@ -172,9 +191,9 @@ class Probes:
             os.close(fd)
         self.attached = {}
         self._module.cleanup()
-        for ring in (*self.rings.values(), *self.nmi_rings.values()):
+        for ring in (*self.rings.values(), *self.nmi_rings.values(), *self.name_rings):
             ring.close()
-        self.rings, self.nmi_rings = {}, {}
+        self.rings, self.nmi_rings, self.name_rings = {}, {}, []
 
     def __enter__(self) -> Self:
         return self

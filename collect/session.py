@@ -119,6 +119,7 @@ class _Recording:
             probes.attach(unusable(kernel_prototypes()) | selection.not_asked(CLASSES, self._wanted))
             hooks = probes.hooks()
             classes = selection.mark(trap_classes(probes.attached, self._facts.gates), CLASSES, self._wanted)
+            probes.processes.look_up()
             start_tsc = _native.rdtsc()
             self.footer = msgspec.structs.replace(
                 self.footer,
@@ -138,6 +139,8 @@ class _Recording:
             drain.run(stop.reached, report)
             crosscheck.end(read_interrupts())
             stop_tsc = _native.rdtsc()
+            probes.drain_names(self._clock)
+            probes.processes.look_up()
             probes.detach()
         finally:
             overhead.stop()
@@ -163,6 +166,7 @@ class _Recording:
             hooks=overhead.hooks(hooks),
             losses=losses,
             filters=msgspec.structs.replace(self.footer.filters, left_out=left_out + nmis_left_out),
+            processes=probes.processes.of_trace(),
             clock=msgspec.structs.replace(self.footer.clock, tsc_khz=khz, anchors=[self._anchor, last]),
             overhead=overhead.summary(
                 n_events=self.n_events,

@@ -39,6 +39,23 @@ TRAP_EVENT: Final = np.dtype(
 )
 """``struct trap_event``: 56 bytes."""
 
+PROCESS_EVENT: Final = np.dtype(
+    [
+        ("tsc", "<u8"),
+        ("pid", "<u4"),
+        ("cpu", "<u2"),
+        ("what", "u1"),
+        ("reserved", "u1", (9,)),
+        ("before", "S16"),
+        ("after", "S16"),
+    ]
+)
+"""``struct process_event``: 56 bytes too."""
+
+PROCESS_RENAMED: Final = 0
+PROCESS_ENDED: Final = 1
+PROCESS_RENAMED_BY_OTHER: Final = 2
+
 SLOT: Final = np.dtype([("length", "<u4"), ("page_offset", "<u4"), ("event", TRAP_EVENT)])
 """A slot of the ring buffer: the kernel's record header (kernel/bpf/ringbuf.c, struct bpf_ringbuf_hdr), the event."""
 
@@ -66,7 +83,7 @@ HOOK_NAMES: Final = (
 
 HOOK_NMI_HANDLER: Final = HOOK_NAMES.index("nmi_handler")
 
-LOSS_CAUSES: Final = ("ring-full", "nmi-ring-busy", "tsc-unreadable", "frame-unread", "target-unknown")
+LOSS_CAUSES: Final = ("ring-full", "nmi-ring-busy", "tsc-unreadable", "frame-unread", "target-unknown", "process-names")
 """Causes of ``enum trap_loss``, by :mod:`iretrace.losses`."""
 
 KERNEL_HALF: Final = np.uint64(1 << 63)

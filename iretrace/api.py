@@ -86,6 +86,24 @@ class Trace(traces.Trace):
         for batch in self._returns():
             yield _to_pandas(traps.trap_table(batch))
 
+    def processes(self) -> pd.DataFrame:
+        """What the interrupted processes were called, by pid and in the order of time.
+
+        Columns: ``pid`` (uint32), ``comm`` (string: the kernel's name of the process's first thread) and ``since_tsc``
+        (uint64: from when on, until the next row of that pid; ``pd.NA``: from the beginning, as far as is known). Empty
+        where the trace has no names; idle (pid 0) needs none.
+        """
+        named = self.footer.processes
+        return _to_pandas(
+            pa.table(
+                {
+                    "pid": pa.array([process.pid for process in named], pa.uint32()),
+                    "comm": pa.array([process.comm for process in named], pa.string()),
+                    "since_tsc": pa.array([process.since_tsc for process in named], pa.uint64()),
+                }
+            )
+        )
+
     def _returns(self) -> Iterator[run.Returns]:
         return run.returns(self, [IRET])
 
@@ -164,7 +182,7 @@ class Replay:
         return map(_to_pandas, self._tables())
 
     def savings(self, *, seed: int = 0) -> Saved:
-        """What the policies would save: in all, by CPU, by process, and of each vector's latency.
+        """What the policies would save: in all, by CPU, by process and command, and of each vector's latency.
 
         Args:
             seed: of the bootstrap's random numbers; the same seed gives the same frames.

@@ -16,6 +16,7 @@ from iretrace.errors import Damaged, SchemaTooNew
 from iretrace.schema import SCHEMA_VERSION
 
 U64 = Annotated[int, msgspec.Meta(ge=0)]  # the upper bound is past what msgspec checks: see decode()
+U32 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
 U16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 U8 = Annotated[int, msgspec.Meta(ge=0, le=0xFF)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -126,6 +127,16 @@ class Loss(msgspec.Struct, frozen=True, kw_only=True):
     cpu: U16 | None = None
 
 
+class Process(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process was called, from a moment on until its next name or the next process of its pid."""
+
+    pid: U32
+    comm: str
+    """The kernel's name of its first thread."""
+    since_tsc: U64 | None = None
+    """``None``: from the beginning, as far as is known."""
+
+
 class Overhead(msgspec.Struct, frozen=True, kw_only=True):
     """What the probes themselves cost, by the kernel's own measurement (BPF_STATS_RUN_TIME)."""
 
@@ -216,6 +227,8 @@ class Footer(msgspec.Struct, frozen=True, kw_only=True):
     losses: list[Loss] = []
     filters: Filters = Filters()
     """What the recording was limited to."""
+    processes: list[Process] = []
+    """Names of the processes that were interrupted, by pid and in the order of time (iretrace/processes.py)."""
     overhead: Overhead = Overhead()
     calibration: Calibration | None = None
     window: Window = Window()
@@ -263,8 +276,6 @@ def decode(document: bytes, where: str) -> Footer:
         SchemaTooNew: the document was written by a newer iretrace.
         Damaged: it is not a footer.
     """
-    from iretrace.losses import BY_NAME  # noqa: PLC0415
-
     try:
         version: Any = msgspec.json.decode(document, type=dict[str, Any]).get("schema")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -282,6 +293,14 @@ def decode(document: bytes, where: str) -> Footer:
         footer = msgspec.json.decode(document, type=Footer)
     except (msgspec.DecodeError, RecursionError) as error:
         raise Damaged(where, f"the iretrace footer is off: {error}", expected=f"schema {SCHEMA_VERSION}") from None
+    _check_values(footer, where)
+    return footer
+
+
+def _check_values(footer: Footer, where: str) -> None:
+    """What types alone do not say."""
+    from iretrace.losses import BY_NAME  # noqa: PLC0415
+
     for loss in footer.losses:
         if loss.cause not in BY_NAME:
             raise Damaged(where, f"unknown loss {loss.cause!r}", expected="one of " + ", ".join(BY_NAME))
@@ -290,4 +309,5 @@ def decode(document: bytes, where: str) -> Footer:
             raise Damaged(where, f"NMI text range {low:#x}-{high:#x}", expected="low < high < 2^64")
     if max(footer.window.start_tsc or 0, footer.window.stop_tsc or 0) > U64_MAX:
         raise Damaged(where, "the recorded window ends after 2^64 cycles", expected="TSC values of 64 bits")
-    return footer
+    if max((process.since_tsc or 0 for process in footer.processes), default=0) > U64_MAX:
+        raise Damaged(where, "a process was named after 2^64 cycles", expected="TSC values of 64 bits")

@@ -98,6 +98,13 @@ CAUSES: Final[tuple[LossCause, ...]] = (
         remedy="iretrace doctor lists how each class finds its frame",
     ),
     LossCause(
+        name="process-names",
+        severity="detail",
+        stage="record",
+        doc="Processes were named, renamed or ended, and it was not kept: what is said of commands may be wrong.",
+        remedy="record while fewer processes start",
+    ),
+    LossCause(
         name="disk-full",
         severity="events",
         stage="write",

@@ -13,6 +13,7 @@ import pytest
 
 import iretrace
 from iretrace.errors import InputError, UsageError
+from iretrace.footer import Process
 from iretrace.replay import policies, run
 from iretrace.schema import EVENT_COLUMNS
 from iretrace.traps import DECISION_COLUMNS, TRAP_COLUMNS
@@ -168,6 +169,18 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     """The library's errors, as everywhere."""
     with pytest.raises(InputError, match="no such file"):
         iretrace.open(tmp_path / "none.parquet")
+
+
+def test_processes(tmp_path: Path) -> None:
+    """Names by pid and time, typed as the other frames; a trace without names has none."""
+    named = footer(processes=[Process(pid=7, comm="sh"), Process(pid=7, comm="gcc", since_tsc=2**64 - 1)])
+    frame = iretrace.open(write_trace(tmp_path / "named.parquet", EVENTS, named)).processes()
+    assert frame["pid"].tolist() == [7, 7]
+    assert frame["comm"].tolist() == ["sh", "gcc"]
+    assert listed(frame["since_tsc"]) == [None, 2**64 - 1]
+    bare = iretrace.open(write_trace(tmp_path / "bare.parquet", EVENTS, footer(losses=[]))).processes()
+    assert len(bare) == 0
+    assert bare.dtypes.to_dict() == frame.dtypes.to_dict()
 
 
 def test_summary(trace: iretrace.Trace) -> None:

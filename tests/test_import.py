@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from iretrace.collect.partial import Header, PartialWriter, Status, copy_sorted, read_contents
 from iretrace.collect.wire import SEEN_VECTOR, TRAP_EVENT
 from iretrace.errors import InputError, IretraceError
-from iretrace.footer import Anchor, Clock, Footer, Loss
+from iretrace.footer import Anchor, Clock, Footer, Loss, Process
 from iretrace.importers import csv_table
 from iretrace.importers import partial as partial_importer
 from iretrace.trace import open_trace, writing
@@ -163,7 +163,9 @@ def write_partial(path: Path, batches: list[list[int]]) -> Path:
     )
     writer = PartialWriter(path, header)
     for tsc in batches:
-        writer.write(wire(tsc), Status(losses=[Loss(cause="ring-full", cpu=0, count=5)], anchor=LATER))
+        learnt = [Process(pid=tsc[0], comm="sh"), Process(pid=1, comm=f"at {tsc[0]}", since_tsc=tsc[0])]
+        losses = [Loss(cause="ring-full", cpu=0, count=5)]
+        writer.write(wire(tsc), Status(losses=losses, anchor=LATER, processes=learnt))
     writer._writer = None  # killed: the stream never gets its end
     writer._file.close()
     return path
@@ -187,6 +189,8 @@ def test_a_partial_file_is_salvaged_in_order(tmp_path: Path) -> None:
     assert footer.window.ended_by == "killed"
     assert footer.clock.tsc_khz == pytest.approx(3_000_000)
     assert footer.events == 9
+    assert [process.comm for process in footer.processes if process.pid == 1] == ["at 10", "at 20", "at 30", "at 95"]
+    assert [process.pid for process in footer.processes if process.comm == "sh"] == [10, 20, 30, 95]
 
 
 def test_a_partial_file_cut_anywhere(tmp_path: Path) -> None:

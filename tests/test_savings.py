@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from iretrace.analysis import histogram, saved
 from iretrace.analysis.projection import MAX_PIDS, Projection, project
-from iretrace.analysis.saved import BY_CPU, BY_PID, LATENCY, MIN_RETS, TOTAL
-from iretrace.footer import Calibration, Clock, Cost, Cpu, Footer, TrapClass, Window
+from iretrace.analysis.saved import BY_COMM, BY_CPU, BY_PID, LATENCY, MIN_RETS, TOTAL
+from iretrace.footer import Calibration, Clock, Cost, Cpu, Footer, Process, TrapClass, Window
 from iretrace.replay import run
 from iretrace.replay.contexts import N_SLOTS
 from iretrace.replay.engine import Engine, Pairing
@@ -150,6 +150,25 @@ def test_by_pid(tmp_path: Path) -> None:
     assert mail["share_pct"].tolist() == pytest.approx([0.03, 0.02, 0.01])
 
 
+def test_by_comm(tmp_path: Path) -> None:
+    """By what the process was called when it was interrupted; unnamed processes are one command without a name."""
+    idle = [event(40_000, "entry", CALL, **KERNEL, pid=0), event(40_100, "exit", CALL, **KERNEL, pid=0)]
+    called = [Process(pid=7, comm="sh"), Process(pid=7, comm="gcc", since_tsc=2_600), Process(pid=8, comm="gcc")]
+    found = savings_of(tmp_path, [*NEST, *idle], processes=called)
+    assert tuple(found.by_comm.columns) == BY_COMM
+    mail = found.by_comm[found.by_comm["policy"] == "rfc2014"]
+    rows = mail[["comm", "pids", "returns", "RET", "saved_cycles"]].to_numpy().tolist()
+    assert rows == [
+        ["sh", 1, 2, 2, 400],  # the page fault struck after the reschedule's exit, when it was gcc already
+        ["", 1, 2, 1, 200],
+        ["gcc", 1, 1, 1, 200],
+        ["swapper", 1, 1, 1, 200],
+    ]
+    assert mail["share_pct"].tolist() == pytest.approx([0.02, 0.01, 0.01, 0.01])
+    pids = found.by_pid[found.by_pid["policy"] == "rfc2014"]
+    assert dict(zip(pids["pid"], pids["comm"], strict=True)) == {7: "sh → gcc", 1: "", 0: "swapper"}
+
+
 @pytest.mark.parametrize(
     ("policy", "fields", "reason"),
     [
@@ -173,7 +192,7 @@ def test_unknown_stays_unknown(tmp_path: Path, policy: str, fields: dict[str, An
 def test_as_json(tmp_path: Path) -> None:
     """Plain numbers and texts that any JSON encoder takes, null where nothing is known, one policy's rows."""
     found = savings_of(tmp_path, NEST)
-    made = json.loads(json.dumps(saved.document(found, "rfc2014", max_pids=1), allow_nan=False))
+    made = json.loads(json.dumps(saved.document(found, "rfc2014", max_rows=1), allow_nan=False))
     assert made["total"]["saved_cycles"] == 4 * SAVING
     assert made["total"]["low_cycles"] is None
     assert [one["cpu"] for one in made["by_cpu"]] == [0, 1, 5]

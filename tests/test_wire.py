@@ -24,16 +24,20 @@ PRINT_LAYOUT = r"""
 #include <stdio.h>
 #include "trap.h"
 #define FIELD(f) printf(#f " %zu %zu\n", offsetof(struct trap_event, f), sizeof(((struct trap_event *)0)->f));
+#define NAME(f) printf("name." #f " %zu %zu\n", offsetof(struct process_event, f), \
+                       sizeof(((struct process_event *)0)->f));
 #define VALUE(v) printf(#v " %d 0\n", (int)v);
 int main(void) {
     FIELD(tsc) FIELD(ip) FIELD(sp) FIELD(flags) FIELD(error_code) FIELD(pid) FIELD(tid) FIELD(cs) FIELD(irq)
     FIELD(cpu) FIELD(vector) FIELD(hook) FIELD(phase) FIELD(seen) FIELD(reserved)
+    NAME(tsc) NAME(pid) NAME(cpu) NAME(what) NAME(reserved) NAME(before) NAME(after)
+    VALUE(sizeof(struct process_event)) VALUE(PROCESS_RENAMED) VALUE(PROCESS_ENDED) VALUE(PROCESS_RENAMED_BY_OTHER)
     VALUE(sizeof(struct trap_event)) VALUE(TRAP_SEEN_VECTOR) VALUE(TRAP_SEEN_IRQ) VALUE(TRAP_SEEN_FRAME)
     VALUE(TRAP_SEEN_ERROR_CODE) VALUE(TRAP_SEEN_TARGET) VALUE(TRAP_TO_KERNEL) VALUE(TRAP_ENTRY) VALUE(TRAP_EXIT)
     VALUE(HOOK_PAGE_FAULT_USER) VALUE(HOOK_PAGE_FAULT_KERNEL) VALUE(HOOK_IRQ_VECTOR_ENTRY)
     VALUE(HOOK_IRQ_VECTOR_EXIT) VALUE(HOOK_IRQ_HANDLER_ENTRY) VALUE(HOOK_IRQ_HANDLER_EXIT) VALUE(HOOK_NMI_HANDLER)
     VALUE(LOSS_RING_FULL) VALUE(LOSS_NMI_RING_BUSY) VALUE(LOSS_TSC_UNREADABLE) VALUE(LOSS_FRAME_UNREAD)
-    VALUE(LOSS_TARGET_UNKNOWN) VALUE(N_LOSSES) VALUE(TEXT_DEVICE) VALUE(TEXT_NMI)
+    VALUE(LOSS_TARGET_UNKNOWN) VALUE(LOSS_PROCESS_NAMES) VALUE(N_LOSSES) VALUE(TEXT_DEVICE) VALUE(TEXT_NMI)
     return 0;
 }
 """
@@ -51,11 +55,13 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, int
 
 
 def test_every_field_lies_where_numpy_reads_it(layout: dict[str, tuple[int, int]]) -> None:
-    """Names, offsets and sizes agree, and the event fills its 56 bytes."""
-    fields = wire.TRAP_EVENT.fields
-    assert fields is not None
-    for name, (dtype, offset, *_) in fields.items():
-        assert layout[name] == (offset, dtype.itemsize), name
+    """Names, offsets and sizes agree, and each kind of record fills its 56 bytes."""
+    for record, prefix in ((wire.TRAP_EVENT, ""), (wire.PROCESS_EVENT, "name.")):
+        fields = record.fields
+        assert fields is not None
+        for name, (dtype, offset, *_) in fields.items():
+            assert layout[prefix + name] == (offset, dtype.itemsize), name
+    assert layout["sizeof(struct process_event)"][0] == wire.PROCESS_EVENT.itemsize
     assert layout["sizeof(struct trap_event)"][0] == wire.TRAP_EVENT.itemsize == 56
     assert wire.SLOT.itemsize == 64
 
@@ -69,6 +75,9 @@ def test_constants_agree(layout: dict[str, tuple[int, int]]) -> None:
     assert layout["TRAP_SEEN_TARGET"][0] == wire.SEEN_TARGET
     assert layout["TRAP_TO_KERNEL"][0] == wire.TO_KERNEL
     assert (layout["TRAP_ENTRY"][0], layout["TRAP_EXIT"][0]) == (0, 1)
+    assert layout["PROCESS_RENAMED"][0] == wire.PROCESS_RENAMED
+    assert layout["PROCESS_ENDED"][0] == wire.PROCESS_ENDED
+    assert layout["PROCESS_RENAMED_BY_OTHER"][0] == wire.PROCESS_RENAMED_BY_OTHER
     assert layout["TEXT_DEVICE"][0] == TEXT_DEVICE
     assert layout["TEXT_NMI"][0] == NMI
     hooks = [name for name in layout if name.startswith("HOOK_")]

@@ -40,7 +40,7 @@ iretrace policy list shows the policies, iretrace policy show NAME one of them a
     "-o", "--output", "target", type=click.Path(path_type=Path), help="Write one row a return here, as Parquet."
 )
 @click.option("-f", "--force", is_flag=True, help="Replace an existing output.")
-@click.option("--savings", is_flag=True, help="Say where the saving falls: by CPU, process and latency (slower).")
+@click.option("--savings", is_flag=True, help="Say where the saving falls: CPU, command, process, latency (slower).")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(  # noqa: PLR0913 - one parameter an option
     *, trace: Path, names: tuple[str, ...], target: Path | None, force: bool, savings: bool, as_json: bool

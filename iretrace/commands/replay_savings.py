@@ -1,4 +1,4 @@
-"""``iretrace replay --savings``: where the saving falls, by CPU, process and latency."""
+"""``iretrace replay --savings``: where the saving falls, by CPU, command, process and latency."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from iretrace.console import cycles, wide_console
+from iretrace.processes import ARROW, IDLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from iretrace.replay.policies import Policy
     from iretrace.trace import Trace
 
-_SHOWN_PIDS: Final = 10
+_SHOWN: Final = 10
+_SHOWN_NAMES: Final = 3
 
 
 def find_savings(trace: Trace, policies: Sequence[Policy]) -> Saved:
@@ -35,6 +37,7 @@ def documents(found: Saved, names: Sequence[str]) -> dict[str, dict[str, Any]]:
 def show_savings(found: Saved, names: Sequence[str]) -> None:
     """Print the savings of each policy."""
     from rich.table import Table  # noqa: PLC0415 - rich is for terminals
+    from rich.text import Text  # noqa: PLC0415
 
     console = wide_console()
     for name, savings in documents(found, names).items():
@@ -44,20 +47,26 @@ def show_savings(found: Saved, names: Sequence[str]) -> None:
             click.echo(f"  {total['reason']}")
         if total["saved_cycles"] is None:
             continue
+        spread = (
+            f", with that of the load (moving block bootstrap) {_cycles(total['low_cycles'])} to "
+            f"{_cycles(total['high_cycles'])}"
+            if total["low_cycles"] is not None
+            else ""
+        )
         click.echo(
             f"  {_cycles(total['saved_cycles'])} TSC cycles; by the cost's interval "
-            f"{_cycles(total['cost_low_cycles'])} to {_cycles(total['cost_high_cycles'])}, with that of the load "
-            f"(moving block bootstrap) {_cycles(total['low_cycles'])} to {_cycles(total['high_cycles'])}"
+            f"{_cycles(total['cost_low_cycles'])} to {_cycles(total['cost_high_cycles'])}{spread}"
         )
         table = Table(box=None, pad_edge=False)
         table.add_column("of")
         for heading in ("returns", "RET", "saved", "of CPU time"):
             table.add_column(heading, justify="right")
         rows = [(f"CPU {row['cpu']}", row) for row in savings["by_cpu"]]
-        rows += [(f"pid {row['pid']}" if row["pid"] else "idle", row) for row in savings["by_pid"][:_SHOWN_PIDS]]
+        rows += [(_command(row), row) for row in savings["by_comm"][:_SHOWN]]
+        rows += [(_process(row), row) for row in savings["by_pid"][:_SHOWN] if row["pid"]]
         for label, row in rows:
             share = "unknown" if row["share_pct"] is None else f"{row['share_pct']:.3g} %"
-            table.add_row(label, f"{row['returns']:,}", f"{row['RET']:,}", _cycles(row["saved_cycles"]), share)
+            table.add_row(Text(label), f"{row['returns']:,}", f"{row['RET']:,}", _cycles(row["saved_cycles"]), share)
         console.print(table)
         latency = Table(box=None, pad_edge=False)
         latency.add_column("latency in TSC cycles")
@@ -73,6 +82,20 @@ def show_savings(found: Saved, names: Sequence[str]) -> None:
             )
             latency.add_row(row["name"], f"{row['traps']:,}", *map(_cycles, values))
         console.print(latency)
+
+
+def _command(row: dict[str, Any]) -> str:
+    if row["comm"] == IDLE:
+        return "idle"
+    comm = row["comm"] or "command not known"
+    return comm if row["pids"] == 1 else f"{comm} ({row['pids']:,} processes)"
+
+
+def _process(row: dict[str, Any]) -> str:
+    called = row["comm"].split(ARROW)
+    if len(called) > _SHOWN_NAMES:
+        called = [called[0], "…", *called[1 - _SHOWN_NAMES :]]
+    return f"pid {row['pid']} {ARROW.join(called)}"
 
 
 def _cycles(value: float | None) -> str:

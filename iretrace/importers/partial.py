@@ -40,6 +40,7 @@ def load(path: Path, writer: TraceWriter, progress: Callable[[int], None]) -> fo
         footer,
         events=writer.n_events,
         losses=losses,
+        processes=list(contents.processes),
         clock=msgspec.structs.replace(footer.clock, anchors=anchors, tsc_khz=khz),
         window=msgspec.structs.replace(
             footer.window,
