@@ -15,6 +15,7 @@ PACKAGE_DIRS = {
     "iretrace.commands": "iretrace/commands",
     "iretrace.importers": "iretrace/importers",
     "iretrace.exporters": "iretrace/exporters",
+    "iretrace.store": "iretrace/store",
     "iretrace.bpf": "bpf",
     "iretrace.collect": "collect",
     "iretrace.replay": "replay",

@@ -15,6 +15,7 @@ from iretrace.cli import iretrace
 from iretrace.collect.hooks import CLASSES
 from iretrace.losses import CAUSES
 from iretrace.schema import EVENT_COLUMNS, PREDICTION_COLUMNS, Column
+from iretrace.store.schema import DETAIL_COLUMNS, METRIC_COLUMNS, RUN_COLUMNS
 from iretrace.verbs import VERBS
 
 TARGET = Path(__file__).resolve().parent / "reference.md"
@@ -24,12 +25,15 @@ def reference() -> str:
     """The whole page."""
     parts = ["# Reference", "", "Written by `python docs/generate.py` from the code.", "", "## Verbs", ""]
     for verb in VERBS:
-        parts += [f"### iretrace {verb.name}", "", "```text", _help(verb.name, verb.module), "```", ""]
+        parts += [f"### iretrace {verb.name}", "", "```text", *_help(verb.name, verb.module), "```", ""]
     parts += ["## Columns of a trace", "", *_columns(EVENT_COLUMNS)]
     parts += ["## Columns of predictions (`replay -o`)", "", *_columns(PREDICTION_COLUMNS)]
     parts += ["## Tables of iretrace query", ""]
     for table in TABLES:
         parts += [f"### {table.name}", "", f"{table.doc[0].upper()}{table.doc[1:]}.", "", *_columns(table.columns)]
+    parts += ["## Columns of a store's runs", "", *_columns(RUN_COLUMNS)]
+    parts += ["## Columns of a store's metrics", "", *_columns(METRIC_COLUMNS)]
+    parts += ["## Further columns of a run's file", "", *_columns(DETAIL_COLUMNS)]
     parts += ["## Losses", "", "| cause | severity | stage | meaning | remedy |", "|---|---|---|---|---|"]
     parts += [f"| `{c.name}` | {c.severity} | {c.stage} | {c.doc} | {c.remedy} |" for c in CAUSES]
     parts += ["", "## Classes of trap and their hooks", ""]
@@ -42,12 +46,18 @@ def reference() -> str:
     return "\n".join(parts) + "\n"
 
 
-def _help(name: str, module: str) -> str:
+def _help(name: str, module: str) -> list[str]:
+    """Help of a verb, and after it of each of its own verbs."""
     command: click.Command = importlib.import_module(module).command
     with click.Context(iretrace, info_name="iretrace", **iretrace.context_settings) as parent:
         settings = {**command.context_settings, "terminal_width": 100, "max_content_width": 100}
         with click.Context(command, parent=parent, info_name=name, **settings) as context:
-            return command.get_help(context)
+            texts = [command.get_help(context)]
+            if isinstance(command, click.Group):
+                for inner, sub in command.commands.items():
+                    with click.Context(sub, parent=context, info_name=inner, **settings) as within:
+                        texts += ["", sub.get_help(within)]
+            return texts
 
 
 def _columns(columns: tuple[Column, ...]) -> list[str]:

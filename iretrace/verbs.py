@@ -31,4 +31,5 @@ VERBS: Final = (
     Verb("check", "What is wrong with a trace, and with a policy on it: losses, hazards, assumptions."),
     Verb("query", "Ask traces a question in SQL: events, traps, decisions, losses, meta."),
     Verb("report", "Show a trace's predictions as one offline HTML file."),
+    Verb("runs", "Keep what a fleet's runs say in a store: add, list, show and remove runs."),
 )

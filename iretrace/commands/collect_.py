@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import click
 
+from iretrace.commands.store_option import parse_tags
 from iretrace.errors import EXIT_OK
 
 if TYPE_CHECKING:
@@ -30,16 +31,6 @@ def _size(_context: click.Context, _parameter: click.Parameter, text: str) -> in
     if not _MIN_RING_BYTES <= size <= _MAX_RING_BYTES:
         raise click.BadParameter(f"{text} is out of range; expected 4K to 1G")
     return 1 << (size - 1).bit_length()
-
-
-def _tags(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    tags = {}
-    for value in values:
-        key, equals, text = value.partition("=")
-        if not key or not equals:
-            raise click.BadParameter(f"{value!r}; expected KEY=VALUE")
-        tags[key] = text
-    return tags
 
 
 def _words(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -73,6 +64,7 @@ Examples:
   sudo iretrace collect                           until Ctrl-C
   sudo iretrace collect --only nmi,ipis --cpu 0   two sorts of trap, on one CPU
   sudo iretrace collect --comm nginx -d 60        what interrupts tasks of this name
+  sudo iretrace collect -d 10 --store runs/ --tag commit=1f2e3d    add it to a store of runs
 """,
 )
 @click.argument("traced_command", metavar="[-- COMMAND...]", nargs=-1, type=click.UNPROCESSED)
@@ -102,7 +94,10 @@ Examples:
 @click.option("--cgroup", "cgroups", multiple=True, metavar="PATH", help="Tasks of this cgroup (v2) and below.")
 @click.option("--raw-addresses", is_flag=True, help="Store kernel addresses as they are (they defeat KASLR).")
 @click.option("--calibrate/--no-calibrate", default=True, help="Time the return paths first (0.3 s).")
-@click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", callback=_tags, help="Your words for the footer.")
+@click.option(
+    "--tag", "tags", multiple=True, metavar="KEY=VALUE", callback=parse_tags, help="Your words for the footer."
+)
+@click.option("--store", "store", metavar="STORE", help="Add the run to this store too (see: iretrace runs).")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 def command(  # noqa: PLR0913 - one parameter an option
     *,
@@ -120,6 +115,7 @@ def command(  # noqa: PLR0913 - one parameter an option
     raw_addresses: bool,
     calibrate: bool,
     tags: dict[str, str],
+    store: str | None,
     quiet: bool,
 ) -> int:
     """Record trap entries and exits of this machine into a trace.
@@ -147,6 +143,10 @@ def command(  # noqa: PLR0913 - one parameter an option
         only=only,
         filters=Filters(cpus=cpus, pids=pids, comms=comms, cgroups=cgroups),
     )
+    if store is not None:
+        from iretrace.store import open_store  # noqa: PLC0415
+
+        open_store(store, create=True).check_writable()  # now, and not when all has been recorded
     line = _ProgressLine(enabled=not quiet and sys.stderr.isatty())
     try:
         outcome = collect(options, report=line.recording, finishing=line.finishing)
@@ -154,6 +154,12 @@ def command(  # noqa: PLR0913 - one parameter an option
         line.clear()
     if not quiet:
         _tell(options.target, outcome)
+    if store is not None:
+        from iretrace.commands.store_option import add_trace  # noqa: PLC0415
+
+        name = add_trace(store, options.target)
+        if not quiet:
+            click.echo(f"added to {store} as {name}", err=True)
     return EXIT_OK
 
 
