@@ -37,6 +37,7 @@ INSTALL_REQUIRES = [
     "pyperf>=2.9,<3",
     "rich>=14,<16",
     "ruptures>=1.1.10,<2",
+    "scipy>=1.14,<2",
     "tsdownsample>=0.1.4,<1",
 ]
 

@@ -31,5 +31,6 @@ VERBS: Final = (
     Verb("check", "What is wrong with a trace, and with a policy on it: losses, hazards, assumptions."),
     Verb("query", "Ask traces a question in SQL: events, traps, decisions, losses, meta."),
     Verb("report", "Show a trace's predictions as one offline HTML file."),
+    Verb("compare", "What differs between two recordings, or sets of them, and what cannot be told."),
     Verb("runs", "Keep what a fleet's runs say in a store: add, list, show and remove runs."),
 )

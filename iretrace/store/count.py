@@ -128,6 +128,8 @@ class RunCounter:
         known = kernel + returns[:, :, Target.OTHER]
         latency, latency_below = self._over_time(self._latency[order])
         alone, self_below = self._over_time(self._self[order])
+        _, all_latency_below = self._over_time(self._latency.sum(axis=0, keepdims=True, dtype=np.uint32))
+        _, all_self_below = self._over_time(self._self.sum(axis=0, keepdims=True, dtype=np.uint32))
         return Times(
             returns=self._merge(returns.sum(axis=2)),
             known=self._merge(known),
@@ -136,6 +138,8 @@ class RunCounter:
             latency_below=latency_below,
             self_time=alone,
             self_below=self_below,
+            all_latency_below=all_latency_below[:, 0],
+            all_self_below=all_self_below[:, 0],
         )
 
     def _over_time(self, counts: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

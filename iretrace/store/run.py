@@ -104,6 +104,8 @@ class Times:
         latency: latencies; ``self_time`` likewise.
         latency_below: shape ``(n, v, 4)``: of these, those in the bucket of the run's own quantile
             (:data:`iretrace.store.schema.QUANTILES`) or below; ``self_below`` likewise.
+        all_latency_below: shape ``(n, 4)``: of all vectors' latencies, those in the bucket of their common quantile or
+            below; ``all_self_below`` likewise.
     """
 
     returns: NDArray[np.int64]
@@ -113,6 +115,8 @@ class Times:
     latency_below: NDArray[np.int64]
     self_time: NDArray[np.int64]
     self_below: NDArray[np.int64]
+    all_latency_below: NDArray[np.int64]
+    all_self_below: NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +237,12 @@ def parquet(table: pa.Table, metadata: dict[bytes, bytes]) -> bytes:
 
 def _details(run: Run, policy: PolicyRun | None, i: int | None) -> dict[str, Any]:
     if i is None:
-        return {}
+        if policy is not None or run.times is None:
+            return {}
+        return {
+            "time_latency_below": run.times.all_latency_below.T.ravel(),
+            "time_self_below": run.times.all_self_below.T.ravel(),
+        }
     if policy is None:
         found: dict[str, Any] = {"depth_returns": np.trim_zeros(run.depths[i], "b")}
         found |= _sparse("latency", run.latency[i]) | _sparse("self", run.self_time[i])
@@ -354,7 +363,9 @@ def from_bytes(data: bytes, where: str) -> Run:
 
 
 def _decode(document: RunDocument, table: pa.Table, where: str) -> Run:
-    rows = [row for row in table.to_pylist() if row["vector"] >= 0]
+    held = table.to_pylist()
+    rows = [row for row in held if row["vector"] >= 0]
+    whole = [row for row in held if row["vector"] < 0 and row["policy"] == ANY_POLICY]
     shared = {row["vector"]: row for row in rows if row["policy"] == ANY_POLICY}
     vectors = np.array(sorted(shared), np.int64)
     if vectors.size and vectors[-1] >= N_SLOTS:
@@ -367,7 +378,7 @@ def _decode(document: RunDocument, table: pa.Table, where: str) -> Run:
         latency=_dense(ordered, "latency"),
         self_time=_dense(ordered, "self"),
         depths=_padded(ordered),
-        times=_times(ordered, n) if n and all(row["time_returns"] is not None for row in ordered) else None,
+        times=_times(ordered, whole[0], n) if n and all(row["time_returns"] is not None for row in ordered) else None,
         policies=(),
     )
     by_policy: dict[str, dict[int, dict[str, Any]]] = {policy.name: {} for policy in document.policies}
@@ -431,19 +442,21 @@ def _padded(rows: list[dict[str, Any]]) -> NDArray[np.int64]:
     return found
 
 
-def _times(rows: list[dict[str, Any]], n: int) -> Times:
+def _times(rows: list[dict[str, Any]], whole: dict[str, Any], n: int) -> Times:
     def plain(column: str) -> NDArray[np.int64]:
         return np.array([row[column] for row in rows], np.int64).reshape(len(rows), n).T
 
-    def below(column: str) -> NDArray[np.int64]:
-        return np.array([row[column] for row in rows], np.int64).reshape(len(rows), 4, n).transpose(2, 0, 1)
+    def below(column: str, of: list[dict[str, Any]]) -> NDArray[np.int64]:
+        return np.array([row[column] for row in of], np.int64).reshape(len(of), 4, n).transpose(2, 0, 1)
 
     return Times(
         returns=plain("time_returns"),
         known=plain("time_known"),
         to_kernel=plain("time_to_kernel"),
         latency=plain("time_latency"),
-        latency_below=below("time_latency_below"),
+        latency_below=below("time_latency_below", rows),
         self_time=plain("time_self"),
-        self_below=below("time_self_below"),
+        self_below=below("time_self_below", rows),
+        all_latency_below=below("time_latency_below", [whole])[:, 0],
+        all_self_below=below("time_self_below", [whole])[:, 0],
     )
