@@ -39,6 +39,7 @@ INSTALL_REQUIRES = [
     "ruptures>=1.1.10,<2",
     "scipy>=1.14,<2",
     "tsdownsample>=0.1.4,<1",
+    "zstandard>=0.22,<1",
 ]
 
 EXTRAS = {
@@ -66,8 +67,17 @@ NATIVE = Extension(
         "replay/engine_columns.c",
         "replay/engine_module.c",
         "analysis/count.c",
+        "iretrace/importers/rows.c",
+        "iretrace/importers/perf_scan.c",
+        "iretrace/importers/ring_scan.c",
     ],
-    depends=["iretrace/native/native.h", "replay/arrow_abi.h", "replay/engine.h", "analysis/count.h"],
+    depends=[
+        "iretrace/native/native.h",
+        "replay/arrow_abi.h",
+        "replay/engine.h",
+        "analysis/count.h",
+        "iretrace/importers/rows.h",
+    ],
     include_dirs=["iretrace/native"],
     define_macros=[("Py_LIMITED_API", "0x030b0000")],
     py_limited_api=True,

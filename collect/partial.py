@@ -255,6 +255,16 @@ def _header(path: Path, schema: pa.Schema) -> Header:
     return header
 
 
+def read_batches(path: Path, contents: Contents) -> Iterator[NDArray[np.void]]:
+    """Wire events of each complete batch, in the file's order."""
+    with pa.memory_map(str(path), "rb") as file, pa.ipc.open_stream(file) as reader:
+        for _ in contents.batches:
+            events = _events(reader.read_next_batch().column(0))
+            while not len(events):
+                events = _events(reader.read_next_batch().column(0))
+            yield events
+
+
 def copy_sorted(
     path: Path,
     contents: Contents,
@@ -278,20 +288,17 @@ def copy_sorted(
     addresses = Addresses(text_base=contents.header.text_base, raw=contents.header.raw_addresses)
     held = np.empty(0, TRAP_EVENT)
     done = 0
-    with pa.memory_map(str(path), "rb") as file, pa.ipc.open_stream(file) as reader:
-        for earliest in safe_until([batch.first_tsc for batch in contents.batches]):
-            events = _events(reader.read_next_batch().column(0))
-            while not len(events):
-                events = _events(reader.read_next_batch().column(0))
-            events = np.concatenate([held, events])
-            events = events[np.argsort(events["tsc"], kind="stable")]
-            n = int(np.searchsorted(events["tsc"], earliest, side="right"))
-            held = events[n:]
-            if not n:
-                continue
-            try:
-                writer.write(to_events(events[:n], addresses))
-            except ValueError as error:
-                raise Damaged(path, f"an event has {error}", expected="what the probes write") from None
-            done += n
-            progress(done)
+    limits = safe_until([batch.first_tsc for batch in contents.batches])
+    for batch, earliest in zip(read_batches(path, contents), limits, strict=True):
+        events = np.concatenate([held, batch])
+        events = events[np.argsort(events["tsc"], kind="stable")]
+        n = int(np.searchsorted(events["tsc"], earliest, side="right"))
+        held = events[n:]
+        if not n:
+            continue
+        try:
+            writer.write(to_events(events[:n], addresses))
+        except ValueError as error:
+            raise Damaged(path, f"an event has {error}", expected="what the probes write") from None
+        done += n
+        progress(done)

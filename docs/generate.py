@@ -13,6 +13,7 @@ import click
 from iretrace.analysis.query_tables import TABLES
 from iretrace.cli import iretrace
 from iretrace.collect.hooks import CLASSES
+from iretrace.importers.mapping import RULES, Rule
 from iretrace.losses import CAUSES
 from iretrace.schema import EVENT_COLUMNS, PREDICTION_COLUMNS, Column
 from iretrace.store.schema import DETAIL_COLUMNS, METRIC_COLUMNS, RUN_COLUMNS
@@ -43,7 +44,30 @@ def reference() -> str:
         entries = ", ".join(f"`{hook.tracepoint}`" for hook in item.entries)
         exits = ", ".join(f"`{hook.tracepoint}`" for hook in item.exits) or "none"
         parts.append(f"| {item.name} | {vectors} | {entries} | {exits} | {item.frame or 'none'} | {item.lacks} |")
+    parts += [
+        "",
+        "## What import makes of events",
+        "",
+        "The first row that fits decides; what none fits is unknown.",
+        "",
+    ]
+    parts += ["| tracepoint | becomes | from its fields | to know |", "|---|---|---|---|", *map(_rule, RULES)]
     return "\n".join(parts) + "\n"
+
+
+def _rule(rule: Rule) -> str:
+    fields = {
+        "vector": rule.vector_field,
+        "irq": rule.irq_field,
+        "ip": rule.ip_field,
+        "error_code": rule.error_code_field,
+    }
+    told = ", ".join(f"`{column}`" for column, name in fields.items() if name)
+    if rule.to_kernel is not None:
+        told += f"; returns to {'the kernel' if rule.to_kernel else 'user mode'}"
+    vector = "" if rule.vector is None else f" (vector {rule.vector})"
+    becomes = f"{rule.trap}{vector}, {rule.phase}" if rule.trap else "no trap"
+    return f"| `{rule.system}:{rule.event}` | {becomes} | {told} | {rule.doc} |"
 
 
 def _help(name: str, module: str) -> list[str]:

@@ -45,3 +45,32 @@ def count_returns(
     /,
 ) -> None: ...
 def returns_span(rows: object, /) -> tuple[int, int]: ...
+
+# From iretrace/importers. Rows, actions and events are laid out as in iretrace/importers/rows.py.
+def rows_to_columns(rows: object, order: object, out: object, /) -> tuple[int, int, int, int, int, int, int, int]: ...
+def perf_scan(
+    data: object,
+    start: int,
+    events: object,
+    ids: object,
+    id_position: int,
+    special: bytes,
+    counts: object,
+    first_on_cpu: object,
+    rows: object,
+    /,
+) -> tuple[int, int, int]: ...
+def ring_scan(
+    pages: object,
+    first_page: int,
+    page_bytes: int,
+    data_offset: int,
+    cpu: int,
+    fields: object,
+    actions: object,
+    by_type: object,
+    counts: object,
+    first_on_cpu: object,
+    rows: object,
+    /,
+) -> tuple[int, int, int, int, int, int]: ...

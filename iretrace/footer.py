@@ -77,6 +77,8 @@ class Clock(msgspec.Struct, frozen=True, kw_only=True):
     error_cycles: float | None = None
     """Bound of the error of an absolute ``tsc``, in cycles; ``None``: not known."""
     anchors: list[Anchor] = []
+    note: str = ""
+    """Of an imported trace: what its times are, for people."""
 
 
 class Gate(msgspec.Struct, frozen=True, kw_only=True):

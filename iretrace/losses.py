@@ -125,6 +125,20 @@ CAUSES: Final[tuple[LossCause, ...]] = (
         doc="The partial stream ended inside a batch; that batch was dropped.",
         remedy="none: what was complete was kept",
     ),
+    LossCause(
+        name="overrun",
+        severity="events",
+        stage="record",
+        doc="The tool that recorded the file says that its own buffer had no room (count 0: how many it does not say).",
+        remedy="record with larger buffers: perf record -m, trace-cmd record -b",
+    ),
+    LossCause(
+        name="malformed",
+        severity="events",
+        stage="import",
+        doc="Records or lines of the imported file that could not be read, and were left out.",
+        remedy="iretrace import --strict stops at the first of them and names it",
+    ),
 )
 
 BY_NAME: Final[dict[str, LossCause]] = {cause.name: cause for cause in CAUSES}

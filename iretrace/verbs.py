@@ -24,7 +24,7 @@ VERBS: Final = (
     Verb("doctor", "What this machine can and cannot record, and what would mend it."),
     Verb("collect", "Record trap entries and exits of this machine into a trace (root)."),
     Verb("calibrate", "Time IRET against the RET paths on this CPU."),
-    Verb("import", "Make a trace of a CSV table, or of the partial file of a killed run."),
+    Verb("import", "Make a trace of what another tool recorded, or of what a killed run left."),
     Verb("replay", "Put a trace through the algorithm: RET or IRET for every return."),
     Verb("policy", "The policies, and each of them as a table with the sentences it rests on."),
     Verb("verify", "Explore nested traps against a policy: the shortest way to each hazard."),

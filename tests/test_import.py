@@ -15,8 +15,9 @@ from iretrace.collect.partial import Header, PartialWriter, Status, copy_sorted,
 from iretrace.collect.wire import SEEN_VECTOR, TRAP_EVENT
 from iretrace.errors import InputError, IretraceError
 from iretrace.footer import Anchor, Clock, Footer, Loss, Process
-from iretrace.importers import csv_table
-from iretrace.importers import partial as partial_importer
+from iretrace.importers import csv_table, sorting
+from iretrace.importers.job import ImportOptions
+from iretrace.importers.run import import_file
 from iretrace.trace import open_trace, writing
 
 if TYPE_CHECKING:
@@ -29,13 +30,11 @@ if TYPE_CHECKING:
 HEADER = "tsc,cpu,phase,vector,cs,ip,flags,sp,irq,error_code,to_kernel,pid\n"
 
 
-def load_csv(path: Path, text: str, options: csv_table.CsvOptions | None = None) -> list[dict[str, Any]]:
+def load_csv(path: Path, text: str, *, strict: bool = False) -> list[dict[str, Any]]:
     """Import a CSV text; the trace's rows."""
     source, target = path / "e.csv", path / "t.parquet"
     source.write_text(text)
-    with writing(target) as writer:
-        footer = csv_table.load(source, writer, lambda _: None, options or csv_table.CsvOptions())
-        writer.finish(footer)
+    import_file(source, target, options=ImportOptions(strict=strict), force=True)
     rows: list[dict[str, Any]] = pq.read_table(target).to_pylist()
     return rows
 
@@ -72,6 +71,19 @@ def test_the_footer_holds_what_was_said(run_iretrace: RunIretrace, tmp_path: Pat
     assert (footer.window.start_tsc, footer.window.stop_tsc) == (1, 9)
 
 
+def test_bad_rows_are_counted_and_left_out(tmp_path: Path) -> None:
+    """Rows that cannot be read are a loss, named and counted once each; the others are kept."""
+    source, target = tmp_path / "e.csv", tmp_path / "t.parquet"
+    rows = ["1,0,entry,1", "x,y,entry,1", "3,0,exit", "4,0,entry,300", "5,0,exit,1", "6,,entry,300"]
+    source.write_text("tsc,cpu,phase,vector\n" + "\n".join(rows) + "\n")
+    done = import_file(source, target)
+    assert pq.read_table(target).column("tsc").to_pylist() == [1, 5]
+    assert [(loss.cause, loss.count) for loss in done.footer.losses] == [("malformed", 4)]
+    assert any(text.startswith("row 3: tsc is 'x'") for text in done.job.told), done.job.told
+    with pytest.raises(InputError, match=r"--strict"):
+        load_csv(tmp_path, source.read_text(), strict=True)
+
+
 @pytest.mark.parametrize(
     ("line", "finding"),
     [
@@ -89,7 +101,7 @@ def test_the_footer_holds_what_was_said(run_iretrace: RunIretrace, tmp_path: Pat
 def test_bad_cells_are_named_with_their_row(tmp_path: Path, line: str, finding: str) -> None:
     """The message names the file, the row, what was found and what was expected."""
     with pytest.raises(InputError) as caught:
-        load_csv(tmp_path, HEADER + line + "\n")
+        load_csv(tmp_path, HEADER + line + "\n", strict=True)
     assert finding in str(caught.value)
     assert "e.csv" in str(caught.value)
 
@@ -138,11 +150,12 @@ def test_import_sorts_and_loses_nothing(
 def test_a_table_of_many_blocks_is_sorted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows far out of order across blocks of the file come out in order."""
     monkeypatch.setattr(csv_table, "_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(sorting, "HELD_ROWS", 100)
     rng = np.random.default_rng(1)
-    order = rng.permutation(3000)
-    lines = [f"{tsc},0,entry,14" for tsc in order]
-    rows = load_csv(tmp_path, "tsc,cpu,phase,vector\n" + "\n".join(lines) + "\n")
-    assert [row["tsc"] for row in rows] == list(range(3000))
+    for order in (rng.permutation(3000), np.arange(3000)[::-1]):
+        lines = [f"{tsc},0,entry,14" for tsc in order]
+        rows = load_csv(tmp_path, "tsc,cpu,phase,vector\n" + "\n".join(lines) + "\n")
+        assert [row["tsc"] for row in rows] == list(range(3000))
 
 
 ANCHOR = Anchor(tsc=1000, realtime_ns=0, monotonic_ns=0)
@@ -173,9 +186,7 @@ def write_partial(path: Path, batches: list[list[int]]) -> Path:
 
 def salvage(path: Path, target: Path) -> tuple[list[int], Footer]:
     """Salvage a partial file: the time stamps kept, and the footer."""
-    with writing(target) as writer:
-        footer = partial_importer.load(path, writer, lambda _: None)
-        writer.finish(footer)
+    footer = import_file(path, target, source_format="partial", force=True).footer
     return pq.read_table(target).column("tsc").to_pylist(), footer
 
 

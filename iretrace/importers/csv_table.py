@@ -3,14 +3,13 @@
 Columns are those of the trace, by name (:data:`iretrace.schema.EVENT_COLUMNS`). ``tsc``, ``cpu``, ``phase`` and
 ``vector`` must be there, the others may be, and columns of other names are left out. Integers are decimal or
 ``0x…``; an empty cell is null; ``to_kernel`` is ``true``/``false`` or ``1``/``0``. Rows need no order. The file is
-read a block at a time; memory grows with the table's disorder only.
+read a block at a time, and sorted outside of memory. A row that cannot be read is counted and left out.
 """
 
 from __future__ import annotations
 
-import tempfile
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+import io
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -19,18 +18,22 @@ import pyarrow.csv as pa_csv
 
 from iretrace import footer as footers
 from iretrace.errors import Damaged, InputError
-from iretrace.merge import safe_until
+from iretrace.importers.rows import MAX_HOOKS, from_batch
 from iretrace.schema import EVENT_COLUMNS, EVENT_SCHEMA, PHASES, Column
 from iretrace.vectors import BP, DB, DF, MC, NM, NMI, SS, vector_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
+    from typing import BinaryIO
 
-    from iretrace.trace import TraceWriter
+    from numpy.typing import NDArray
+
+    from iretrace.importers.job import Job
 
 REQUIRED: Final = ("tsc", "cpu", "phase", "vector")
 _BLOCK_BYTES: Final = 4 << 20
+_HEADER_BYTES: Final = 1 << 16
 _TRUTH: Final = {"true": True, "1": True, "false": False, "0": False}
 
 COUNTED: Final = frozenset({DB, NMI, BP, NM, DF, SS, MC})
@@ -38,74 +41,42 @@ COUNTED: Final = frozenset({DB, NMI, BP, NM, DF, SS, MC})
 exit hook and its traps are points; for these the missing exits may as well be cut off, and they stay open."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CsvOptions:
-    """What a table cannot say of itself.
+def load(file: BinaryIO, _size: int | None, job: Job) -> footers.Footer:
+    """Import a table; rows of equal TSC keep their order.
 
-    Attributes:
-        kernel_cs: the kernel's 64-bit code segment selector.
-        nmi_text: [low, high) ranges of the NMI entry and exit code, in the space of ``ip``.
-        tsc_khz: TSC frequency, where known.
-    """
-
-    kernel_cs: int = 0x10
-    nmi_text: tuple[tuple[int, int], ...] = ()
-    tsc_khz: float | None = None
-
-
-def load(path: Path, writer: TraceWriter, progress: Callable[[int], None], options: CsvOptions) -> footers.Footer:
-    """Write a table's events to a trace, sorted by TSC (rows of equal TSC keep their order).
+    Args:
+        file: at its beginning; a pipe will do.
+        job: what to fill.
 
     Raises:
         InputError: the table or one of its values is off; the message names the row.
     """
     seen = _Seen()
-    with tempfile.TemporaryFile() as spool:
-        first_tsc = []
-        with pa.ipc.new_stream(spool, EVENT_SCHEMA) as stream:
-            for batch in _blocks(path):
-                ordered = batch.take(pc.array_sort_indices(batch.column("tsc"))) if not _sorted(batch) else batch
-                seen.add(batch)
-                first_tsc.append(ordered.column("tsc")[0].as_py())
-                stream.write_batch(ordered)
-        spool.seek(0)
-        held: pa.RecordBatch | None = None
-        with pa.ipc.open_stream(spool) as stream:
-            for batch, earliest in zip(stream, safe_until(first_tsc), strict=True):
-                table = pa.Table.from_batches([batch] if held is None else [held, batch])
-                order = np.argsort(table.column("tsc").to_numpy(), kind="stable")
-                merged = table.take(pa.array(order)).combine_chunks().to_batches()[0]
-                n = int(np.searchsorted(merged.column("tsc").to_numpy(), earliest, side="right"))
-                if n:
-                    writer.write(merged.slice(0, n))
-                    progress(writer.n_events)
-                held = merged.slice(n) if n < merged.num_rows else None
-    if not writer.n_events:
-        raise Damaged(path, "the table holds no events", expected="at least one row under the header")
-    return footers.Footer(
-        tool="iretrace import --format csv",
-        events=writer.n_events,
-        kernel_cs=options.kernel_cs,
-        nmi_text=list(options.nmi_text),
-        clock=footers.Clock(source="import", tsc_khz=options.tsc_khz),
-        classes=seen.classes(),
-        window=footers.Window(start_tsc=seen.first, stop_tsc=seen.last, ended_by="end of input"),
+    hooks: list[str] = []
+    job.sorter.hooks = hooks
+    for batch in _blocks(file, job):
+        seen.add(batch)
+        try:
+            job.add(from_batch(batch, hooks))
+        except ValueError as error:
+            raise Damaged(job.path, f"column 'hook' has {error}", expected="hooks by name") from None
+    if not job.sorter.n_rows and not job.malformed:
+        raise Damaged(job.path, "the table holds no events", expected="at least one row under the header")
+    return job.footer(
+        "iretrace import --format csv",
+        footers.Clock(source="import", tsc_khz=job.options.tsc_khz),
+        seen.classes(),
     )
 
 
 class _Seen:
-    """Which vectors begin and end in the table, and its span of time."""
+    """Which vectors begin and end in the table."""
 
     def __init__(self) -> None:
         self._begin: set[int | None] = set()
         self._end: set[int | None] = set()
-        self.first: int | None = None
-        self.last: int | None = None
 
     def add(self, batch: pa.RecordBatch) -> None:
-        tsc = pc.min_max(batch.column("tsc")).as_py()
-        self.first = tsc["min"] if self.first is None else min(self.first, tsc["min"])
-        self.last = tsc["max"] if self.last is None else max(self.last, tsc["max"])
         is_entry = pc.equal(batch.column("phase").cast(pa.string()), "entry")
         vector = batch.column("vector")
         self._begin.update(pc.unique(vector.filter(is_entry)).to_pylist())
@@ -127,41 +98,74 @@ class _Seen:
         return found
 
 
-def _sorted(batch: pa.RecordBatch) -> bool:
-    tsc = batch.column("tsc")
-    return len(tsc) < 2 or not pc.any(pc.less(tsc[1:], tsc[:-1])).as_py()
-
-
-def _blocks(path: Path) -> Iterator[pa.RecordBatch]:
+def _blocks(file: BinaryIO, job: Job) -> Iterator[pa.RecordBatch]:
     """Batches of the trace's schema, a block of the file each."""
     row = 2  # the first line is the header
+    skipped: list[str] = []
+
+    def skip(line: Any) -> str:  # noqa: ANN401 - pyarrow.csv.InvalidRow
+        skipped.append(f"{line.actual_columns} cells; expected {line.expected_columns}")  # (it must not raise)
+        return "skip"
+
+    def tell() -> int:
+        for found in skipped:
+            job.bad(f"near row {row}", found)
+        n = len(skipped)
+        skipped.clear()
+        return n
+
+    line = file.readline(_HEADER_BYTES)
+    names = _header(line, job.path)
+    known = {column.name for column in EVENT_COLUMNS}
+    job.notes += [f"column {name!r} is not one of a trace's and is left out" for name in names if name not in known]
     try:
-        names = _header(path)
         reader = pa_csv.open_csv(
-            path,
-            read_options=pa_csv.ReadOptions(block_size=_BLOCK_BYTES),
+            _Counted(file, job, len(line)),
+            read_options=pa_csv.ReadOptions(block_size=_BLOCK_BYTES, column_names=names, use_threads=False),
+            parse_options=pa_csv.ParseOptions(invalid_row_handler=skip),
             convert_options=pa_csv.ConvertOptions(
                 column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""]
             ),
         )
         for block in reader:
+            n_skipped = tell()
             if block.num_rows:
-                yield _events(block, path, row)
-                row += block.num_rows
-    except pa.ArrowException as error:
-        raise InputError(
-            path, f"near row {row}: {' '.join(str(error).split())[:160]}", expected="a CSV table"
-        ) from None
+                yield _events(block, job, row)
+            row += block.num_rows + n_skipped
+        tell()
+    except pa.ArrowInvalid as error:
+        if str(error).startswith("Empty CSV file"):
+            return
+        job.bad(f"near row {row}", f"{' '.join(str(error).split())[:160]}; the rest cannot be read")
 
 
-def _header(path: Path) -> list[str]:
+class _Counted(io.RawIOBase):
+    """A file that tells how far it has been read."""
+
+    def __init__(self, file: BinaryIO, job: Job, done: int) -> None:
+        self._file = file
+        self._job = job
+        self._done = done
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self._done += len(data)
+        self._job.progress(self._done, None)
+        return data
+
+
+def _header(line: bytes, path: Path) -> list[str]:
     """Names of the columns, checked."""
     try:
-        with path.open(encoding="utf-8") as file:
-            line = file.readline(1 << 16)
+        text = line.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise InputError(path, "is not text", expected="a CSV table with a header") from None
-    names = [name.strip().strip('"') for name in line.strip().split(",")]
+        raise InputError(
+            path, "is not text, nor of a format known here", expected="a CSV table with a header"
+        ) from None
+    names = [name.strip().strip('"') for name in text.strip().split(",")]
     known = [column.name for column in EVENT_COLUMNS]
     for name in REQUIRED:
         if name not in names:
@@ -171,17 +175,12 @@ def _header(path: Path) -> list[str]:
     return names
 
 
-def unused_columns(path: Path) -> list[str]:
-    """Columns of a table that a trace has no place for."""
-    known = {column.name for column in EVENT_COLUMNS}
-    return [name for name in _header(path) if name not in known]
-
-
-def _events(block: pa.RecordBatch, path: Path, row: int) -> pa.RecordBatch:
+def _events(block: pa.RecordBatch, job: Job, row: int) -> pa.RecordBatch:
     columns = []
+    bad = np.zeros(block.num_rows, np.bool_)
     for column in EVENT_COLUMNS:
         if column.name in block.schema.names:
-            values = _parse(block.column(column.name), column, path, row)
+            values = _parse(block.column(column.name), column, job, row, bad)
         elif column.name == "pid":
             values = pa.array(np.zeros(block.num_rows, np.uint32))
         elif column.name == "hook":
@@ -189,6 +188,10 @@ def _events(block: pa.RecordBatch, path: Path, row: int) -> pa.RecordBatch:
         else:
             values = pa.nulls(block.num_rows, column.type)
         columns.append(values)
+    if bad.any():
+        job.malformed += int(bad.sum())
+        keep = pa.array(~bad)
+        columns = [values.filter(keep) for values in columns]
     return pa.RecordBatch.from_arrays(columns, schema=EVENT_SCHEMA)
 
 
@@ -196,28 +199,34 @@ def _constant(text: str, n: int) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int8)), pa.array([text]))
 
 
-def _parse(texts: pa.StringArray, column: Column, path: Path, row: int) -> pa.Array:
-    """A column's cells as its type: each distinct text is read once."""
+def _parse(texts: pa.StringArray, column: Column, job: Job, row: int, bad: NDArray[np.bool_]) -> pa.Array:
+    """A column's cells as its type: each distinct text is read once. Rows that cannot be read are marked as bad."""
     if texts.null_count and not column.nullable:
-        at = texts.is_null().index(True).as_py()
-        raise Damaged(path, f"row {row + at}: column {column.name!r} is empty", expected="a value")
+        missing = texts.is_null()
+        job.bad(f"row {row + missing.index(True).as_py()}", f"column {column.name!r} is empty", count=0)
+        bad |= missing.to_numpy(zero_copy_only=False)
+        texts = texts.fill_null("entry" if column.name == "phase" else "0")
     if pa.types.is_uint64(column.type):
         try:  # most numbers are decimal, and this is the column of the most distinct ones
             return texts.cast(pa.uint64())
         except pa.ArrowInvalid:
             pass
     encoded = texts.dictionary_encode()
-    values = []
+    values, wrong = [], []
     for position, text in enumerate(encoded.dictionary.to_pylist()):
         value = _value(text.strip(), column)
         if value is None:
             at = pc.index(encoded.indices, position).as_py()
-            raise Damaged(path, f"row {row + at}: {column.name} is {text!r}", expected=_expected(column))
+            job.bad(f"row {row + at}", f"{column.name} is {text!r}; expected {_expected(column)}", count=0)
+            wrong.append(position)
+            value = PHASES[0] if column.name == "phase" else 0
         values.append(value)
+    if wrong:
+        bad |= np.isin(encoded.indices.fill_null(-1).to_numpy(), wrong)
     if pa.types.is_dictionary(column.type):
         names = pa.array(values, pa.string())
-        if len(names) > 127:
-            raise Damaged(path, f"column {column.name!r} has over 127 different texts", expected="at most 127")
+        if len(names) > MAX_HOOKS:
+            raise Damaged(job.path, f"column {column.name!r} has over {MAX_HOOKS} different texts")
         plain = pa.DictionaryArray.from_arrays(encoded.indices.cast(pa.int8()), names)
         return plain.cast(pa.string()).dictionary_encode().cast(column.type)
     return pa.array(values, column.type).take(encoded.indices)

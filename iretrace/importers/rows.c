@@ -1,0 +1,118 @@
+/* Rows, in a given order, to the columns of a trace: one pass, so that Arrow gets buffers that it need not copy. */
+#include "rows.h"
+#include "native.h"
+
+#define ALIGN 64
+
+static size_t padded(size_t bytes)
+{
+	return (bytes + ALIGN - 1) / ALIGN * ALIGN;
+}
+
+/* Bytes of each column in the buffer, in the order of the trace's columns; then the validity bitmaps. */
+static const uint8_t widths[] = {8, 2, 1, 1, 2, 1, 2, 8, 4, 8, 4, 0 /* a bitmap */, 4};
+enum { N_COLUMNS = sizeof widths, N_BITMAPS = 8 };
+static const uint16_t bits[N_BITMAPS] = {
+	KNOWN_VECTOR, KNOWN_IRQ, KNOWN_CS, KNOWN_IP, KNOWN_FLAGS, KNOWN_SP, KNOWN_ERROR_CODE, KNOWN_TARGET,
+};
+
+static size_t lay_out(size_t n, size_t offsets[N_COLUMNS + N_BITMAPS])
+{
+	size_t total = 0;
+	int i;
+
+	for (i = 0; i < N_COLUMNS + N_BITMAPS; i++) {
+		offsets[i] = total;
+		total += padded(i < N_COLUMNS && widths[i] ? n * widths[i] : (n + 7) / 8);
+	}
+	return total;
+}
+
+static void fill(const struct trap_row *rows, const int64_t *order, size_t n, uint8_t *out, const size_t *at,
+		 uint64_t nulls[N_BITMAPS])
+{
+	uint64_t *tsc = (uint64_t *)(out + at[0]), *ip = (uint64_t *)(out + at[7]), *sp = (uint64_t *)(out + at[9]);
+	uint16_t *cpu = (uint16_t *)(out + at[1]), *irq = (uint16_t *)(out + at[4]), *cs = (uint16_t *)(out + at[6]);
+	uint32_t *flags = (uint32_t *)(out + at[8]), *error = (uint32_t *)(out + at[10]);
+	uint32_t *pid = (uint32_t *)(out + at[12]);
+	uint8_t *phase = out + at[2], *vector = out + at[3], *hook = out + at[5], *target = out + at[11];
+	uint8_t known[N_BITMAPS], to_kernel = 0;
+	size_t i;
+	int b;
+
+	memset(known, 0, sizeof known);
+	for (i = 0; i < n; i++) {
+		const struct trap_row *row = rows + (order ? order[i] : (int64_t)i);
+		uint8_t bit = (uint8_t)(1 << (i & 7));
+
+		tsc[i] = row->tsc;
+		cpu[i] = row->cpu;
+		phase[i] = row->phase;
+		vector[i] = row->vector;
+		irq[i] = row->irq;
+		hook[i] = row->hook;
+		cs[i] = row->cs;
+		ip[i] = row->ip;
+		flags[i] = row->flags;
+		sp[i] = row->sp;
+		error[i] = row->error_code;
+		pid[i] = row->pid;
+		to_kernel |= row->known & TO_KERNEL ? bit : 0;
+		for (b = 0; b < N_BITMAPS; b++) {
+			uint8_t has = !!(row->known & bits[b]);
+
+			known[b] |= (uint8_t)(has << (i & 7));
+			nulls[b] += !has;
+		}
+		if ((i & 7) == 7 || i == n - 1) {
+			target[i / 8] = to_kernel;
+			to_kernel = 0;
+			for (b = 0; b < N_BITMAPS; b++) {
+				out[at[N_COLUMNS + b] + i / 8] = known[b];
+				known[b] = 0;
+			}
+		}
+	}
+}
+
+static PyObject *rows_to_columns(PyObject *module, PyObject *args)
+{
+	size_t at[N_COLUMNS + N_BITMAPS], n, i, n_rows;
+	uint64_t nulls[N_BITMAPS] = {0};
+	Py_buffer rows = {0}, order = {0}, out = {0};
+	PyObject *result = NULL;
+
+	(void)module;
+	if (!PyArg_ParseTuple(args, "y*y*w*", &rows, &order, &out))
+		return NULL;
+	n = (size_t)order.len / sizeof(int64_t);
+	n_rows = (size_t)rows.len / sizeof(struct trap_row);
+	if ((size_t)out.len < lay_out(n, at)) {
+		PyErr_SetString(PyExc_ValueError, "the buffer for the columns is too small");
+		goto done;
+	}
+	for (i = 0; i < n; i++) {
+		int64_t index = ((const int64_t *)order.buf)[i];
+
+		if (index < 0 || (uint64_t)index >= n_rows) {
+			PyErr_SetString(PyExc_IndexError, "the order names a row that is not there");
+			goto done;
+		}
+	}
+	Py_BEGIN_ALLOW_THREADS
+	fill(rows.buf, order.buf, n, out.buf, at, nulls);
+	Py_END_ALLOW_THREADS
+	result = Py_BuildValue("(KKKKKKKK)", (unsigned long long)nulls[0], (unsigned long long)nulls[1],
+			       (unsigned long long)nulls[2], (unsigned long long)nulls[3], (unsigned long long)nulls[4],
+			       (unsigned long long)nulls[5], (unsigned long long)nulls[6], (unsigned long long)nulls[7]);
+done:
+	PyBuffer_Release(&rows);
+	PyBuffer_Release(&order);
+	PyBuffer_Release(&out);
+	return result;
+}
+
+PyMethodDef iretrace_rows_methods[] = {
+	{"rows_to_columns", rows_to_columns, METH_VARARGS, "Fill a buffer with the columns of rows; the nulls of each."},
+	{NULL, NULL, 0, NULL},
+};

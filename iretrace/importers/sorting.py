@@ -1,0 +1,236 @@
+"""An external merge sort: events in any order become a sorted trace, in bounded memory.
+
+Rows are held until there are many; then they are sorted and spilled, as a run, to a temporary file beside the trace.
+At the end the runs are merged. A run is opened only when the merge comes to where it begins, so that nearly sorted
+input (what every recorder writes) has one or two open at a time, and so has a table in reverse.
+"""
+
+from __future__ import annotations
+
+import queue
+import tempfile
+import threading
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Final, Self
+
+import numpy as np
+
+from iretrace.importers.mapping import HOOKS
+from iretrace.importers.rows import ROW, to_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from iretrace.trace import TraceWriter
+
+HELD_ROWS: Final = 1 << 19
+"""Rows held before they are spilled: 24 MiB, and as much again while they are sorted."""
+
+_MERGED_ROWS: Final = 1 << 18
+"""Rows in memory while merging, over all runs that are open."""
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """A sorted run in the spill file, and what of it is in memory."""
+
+    index: int
+    start: int
+    n_rows: int
+    first_tsc: int
+    last_tsc: int
+    read: int = 0
+    chunk: NDArray[np.void] | None = None
+
+    @property
+    def more(self) -> bool:
+        """Whether rows of it have not been read yet."""
+        return self.read < self.n_rows
+
+
+class Sorter:
+    """Takes rows in any order and writes them, sorted by TSC (equal ones in the order of their coming), to a trace.
+
+    Args:
+        writer: where to.
+        directory: where the temporary file goes: beside the trace, where there must be room anyway.
+        progress: called with the number of events written so far.
+    """
+
+    def __init__(self, writer: TraceWriter, directory: Path, progress: Callable[[int], None] = lambda _: None) -> None:
+        self.hooks: list[str] = list(HOOKS)
+        """Names of the numbers in ``hook``; an importer may have its own."""
+        self.n_rows = 0
+        self._writer = _Behind(writer)
+        self._directory = directory
+        self._progress = progress
+        self._held: list[NDArray[np.void]] = []
+        self._n_held = 0
+        self._spill: IO[bytes] | None = None
+        self._runs: list[_Run] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.stop()
+        if self._spill is not None:
+            self._spill.close()
+
+    def add(self, rows: NDArray[np.void]) -> None:
+        """Take rows; they are copied where the caller keeps the array."""
+        if not len(rows):
+            return
+        self.n_rows += len(rows)
+        self._held.append(rows)
+        self._n_held += len(rows)
+        if self._n_held >= HELD_ROWS:
+            self._spill_held()
+
+    def finish(self) -> None:
+        """Write everything."""
+        if not self._runs:
+            rows = self._take_held()
+            order = _sorted_order(rows)
+            for start in range(0, len(order), _MERGED_ROWS):
+                self._write(rows, order[start : start + _MERGED_ROWS])
+        else:
+            if self._n_held:
+                self._spill_held()
+            for rows in self._merged():
+                self._write(rows, _sorted_order(rows))
+        self._writer.finish()
+
+    def _write(self, rows: NDArray[np.void], order: NDArray[np.int64]) -> None:
+        self._progress(self._writer.write(to_batch(rows, order, self.hooks)))
+
+    def _take_held(self) -> NDArray[np.void]:
+        rows = np.concatenate(self._held) if self._held else np.empty(0, ROW)
+        self._held, self._n_held = [], 0
+        return rows
+
+    def _spill_held(self) -> None:
+        rows = self._take_held()
+        if not _rises(rows["tsc"]):
+            rows = rows[_sorted_order(rows)]
+        if self._spill is None:
+            self._spill = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115 - closed by __exit__
+        start = self._runs[-1].start + self._runs[-1].n_rows if self._runs else 0
+        self._runs.append(
+            _Run(
+                index=len(self._runs),
+                start=start,
+                n_rows=len(rows),
+                first_tsc=int(rows["tsc"][0]),
+                last_tsc=int(rows["tsc"][-1]),
+            )
+        )
+        self._spill.write(rows.data)
+
+    def _merged(self) -> Iterator[NDArray[np.void]]:
+        """Stretches of rows that follow each other: each holds all rows up to some (TSC, run), in no order within."""
+        waiting = sorted(self._runs, key=lambda run: (run.first_tsc, run.index), reverse=True)
+        opened: list[_Run] = []
+        share = max(_MERGED_ROWS // _most_at_once(self._runs), 256)
+        while waiting or opened:
+            for run in opened:
+                if run.chunk is None:
+                    self._read(run, share)
+            while True:
+                ends = [(int(run.chunk["tsc"][-1]), run.index) for run in opened if run.more and run.chunk is not None]
+                limit = min(ends, default=None)
+                if not waiting or (opened and limit is not None and (waiting[-1].first_tsc, waiting[-1].index) > limit):
+                    break
+                if opened and limit is None and waiting[-1].first_tsc > max(run.last_tsc for run in opened):
+                    break
+                opened.append(waiting.pop())
+                self._read(opened[-1], share)
+            opened.sort(key=lambda run: run.index)
+            yield np.concatenate([_cut(run, limit) for run in opened])
+            opened = [run for run in opened if run.more or run.chunk is not None]
+
+    def _read(self, run: _Run, rows: int) -> None:
+        assert self._spill is not None  # noqa: S101 - there are runs
+        n = min(rows, run.n_rows - run.read)
+        self._spill.seek((run.start + run.read) * ROW.itemsize)
+        run.chunk = np.frombuffer(self._spill.read(n * ROW.itemsize), ROW)
+        run.read += n
+
+
+def _most_at_once(runs: list[_Run]) -> int:
+    """How many runs overlap in time, at most."""
+    begins = np.sort(np.array([run.first_tsc for run in runs], np.uint64))
+    ends = np.sort(np.array([run.last_tsc for run in runs], np.uint64))
+    begun = np.arange(1, len(runs) + 1)
+    return int((begun - np.searchsorted(ends, begins, side="left")).max())
+
+
+def _cut(run: _Run, limit: tuple[int, int] | None) -> NDArray[np.void]:
+    """Take from a run's chunk what lies up to the limit; without one, all of it."""
+    chunk = run.chunk
+    assert chunk is not None  # noqa: S101 - every open run has one here
+    if limit is None:
+        n = len(chunk)
+    else:
+        n = int(np.searchsorted(chunk["tsc"], limit[0], side="right" if run.index <= limit[1] else "left"))
+    run.chunk = chunk[n:] if n < len(chunk) else None
+    return chunk[:n]
+
+
+def _sorted_order(rows: NDArray[np.void]) -> NDArray[np.int64]:
+    tsc = np.ascontiguousarray(rows["tsc"])
+    if _rises(tsc):
+        return np.arange(len(tsc), dtype=np.int64)
+    return np.argsort(tsc, kind="stable").astype(np.int64, copy=False)
+
+
+def _rises(values: NDArray[np.uint64]) -> bool:
+    return bool((values[1:] >= values[:-1]).all())
+
+
+class _Behind:
+    """Writes batches in a thread of its own: Parquet's encoding needs no interpreter lock."""
+
+    def __init__(self, writer: TraceWriter) -> None:
+        self._writer = writer
+        self._queue: queue.Queue[object] = queue.Queue(maxsize=2)
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        self._written = 0
+
+    def write(self, batch: object) -> int:
+        """Hand a batch over; the number of events handed over so far."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, daemon=True)
+            self._thread.start()
+        self._raise()
+        self._queue.put(batch)
+        self._written += batch.num_rows  # type: ignore[attr-defined]
+        return self._written
+
+    def finish(self) -> None:
+        """Wait until all is written."""
+        self.stop()
+        self._raise()
+
+    def stop(self) -> None:
+        """End the thread."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        while (batch := self._queue.get()) is not None:
+            if self._error is None:
+                try:
+                    self._writer.write(batch)
+                except BaseException as error:  # noqa: BLE001 - it is raised where the importer waits
+                    self._error = error
