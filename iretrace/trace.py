@@ -21,6 +21,8 @@ from iretrace.schema import EVENT_COLUMNS, EVENT_SCHEMA, FOOTER_KEY, PHASES
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from numpy.typing import NDArray
+
 STREAM_MAGIC: Final = b"\xff\xff\xff\xff"
 """First bytes of an Arrow IPC stream, which is what a run writes while it collects."""
 
@@ -47,8 +49,12 @@ class Trace:
     n_events: int
     _n_row_groups: int
 
-    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    def batches(self, columns: Sequence[str], *, groups: range | None = None) -> Iterator[pa.RecordBatch]:
         """Yield the named columns, a row group (or less) at a time, in the file's order.
+
+        Args:
+            columns: names of columns.
+            groups: which row groups; ``None``: all of them.
 
         Columns have the types of :data:`iretrace.schema.EVENT_SCHEMA`; values were checked: ``phase`` is one of
         :data:`iretrace.schema.PHASES`, ``tsc`` never falls.
@@ -59,7 +65,7 @@ class Trace:
         try:
             with pq.ParquetFile(self.path, memory_map=True) as file:
                 last = 0
-                for index in range(self._n_row_groups):
+                for index in range(self._n_row_groups) if groups is None else groups:
                     table = file.read_row_group(index, columns=list(columns))
                     for batch in table.combine_chunks().to_batches():
                         if batch.num_rows:
@@ -69,6 +75,37 @@ class Trace:
             raise Damaged(
                 self.path, f"row group could not be read ({_short(error)})", expected="an intact trace", remedy=RECORD
             ) from None
+
+    def row_groups(self) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.uint64]]:
+        """Where the row groups lie in time, by the file's own statistics of ``tsc``.
+
+        Returns:
+            Number of events of each row group that has any, shape ``(n,)``, its smallest and its largest TSC: by them
+            a reader finds the row groups of an interval.
+
+        Raises:
+            Damaged: the statistics are missing, or fall, or a row group in the middle is empty.
+        """
+        try:
+            with pq.ParquetFile(self.path, memory_map=True) as file:
+                column = file.schema_arrow.names.index("tsc")
+                groups = [file.metadata.row_group(i) for i in range(self._n_row_groups)]
+                found = [(group.num_rows, group.column(column).statistics) for group in groups]
+        except (pa.ArrowException, OSError) as error:
+            raise Damaged(
+                self.path, f"the Parquet footer cannot be read ({_short(error)})", expected="an intact file"
+            ) from None
+        if any(not rows or statistics is None or not statistics.has_min_max for rows, statistics in found):
+            raise Damaged(
+                self.path,
+                "a row group without events or without statistics of its tsc",
+                expected="the smallest and largest tsc of every row group, as iretrace writes them",
+            )
+        events = np.array([rows for rows, _ in found], dtype=np.int64)
+        first, last = (np.array([getattr(s, name) for _, s in found], dtype=np.uint64) for name in ("min", "max"))
+        if (first > last).any() or (first[1:] < last[:-1]).any():
+            raise Damaged(self.path, "the tsc column falls", expected="events sorted by TSC")
+        return events, first, last
 
 
 RECORD: Final = "record it again, or salvage a partial file with: iretrace import FILE.partial -o NEW"
