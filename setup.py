@@ -21,6 +21,7 @@ PACKAGE_DIRS = {
     "iretrace.replay": "replay",
     "iretrace.analysis": "analysis",
     "iretrace.dashboards": "dashboards",
+    "iretrace.dashboards.app": "dashboards/app",
 }
 
 INSTALL_REQUIRES = [
@@ -94,6 +95,7 @@ setup(
         "iretrace.bpf": ["*.c", "*.h", "stub/**/*.h"],
         "iretrace.replay": ["*.toml"],
         "iretrace.dashboards": ["report.html", "report.css", "report.js"],
+        "iretrace.dashboards.app": ["app.html", "app.css", "assets/*"],
     },
     ext_modules=[NATIVE],
     install_requires=INSTALL_REQUIRES,

@@ -19,13 +19,16 @@ MAX_BARS: Final = 12
 """Vectors that get a bar of their own; the table under the figure has all."""
 
 
-def decisions(frame: pd.DataFrame) -> go.Figure:
+def decisions(frame: pd.DataFrame, *, what: str = "the vector's returns") -> go.Figure:
     """RET and IRET by vector, as shares of the vector's returns.
 
     Args:
-        frame: :func:`iretrace.analysis.frames.by_vector`.
+        frame: :func:`iretrace.analysis.frames.by_vector`, or another with its columns ``name``, ``returns`` and
+            decisions.
+        what: words for what a bar is a share of, for the axis.
     """
-    return _shares(frame, DECISIONS, "ERETS" if frame["ERETS"].any() else "RET")
+    fred = frame["ERETS"].any() and not frame["RET"].any()
+    return _shares(frame, DECISIONS, "ERETS" if fred else "RET", what)
 
 
 def targets(frame: pd.DataFrame) -> go.Figure:
@@ -34,10 +37,10 @@ def targets(frame: pd.DataFrame) -> go.Figure:
     Args:
         frame: :func:`iretrace.analysis.frames.by_vector`.
     """
-    return _shares(frame, TARGETS, "kernel")
+    return _shares(frame, TARGETS, "kernel", "the vector's returns")
 
 
-def _shares(frame: pd.DataFrame, styles: dict[str, Style], named: str) -> go.Figure:
+def _shares(frame: pd.DataFrame, styles: dict[str, Style], named: str, what: str) -> go.Figure:
     shown = fold(frame, MAX_BARS)
     labels = [
         f"{_bold(name)} · {numbers.short(n)}{numbers.THIN}returns, {numbers.share(part, n)} {named}"
@@ -56,7 +59,7 @@ def _shares(frame: pd.DataFrame, styles: dict[str, Style], named: str) -> go.Fig
         for column, style in styles.items()
         if shown[column].any()
     ]
-    return _bars(*bars, rows=len(shown), x="share of the vector's returns (%)", xaxis_range=[0, 100])
+    return _bars(*bars, rows=len(shown), x=f"share of {what} (%)", xaxis_range=[0, 100])
 
 
 def rules(frame: pd.DataFrame) -> go.Figure:

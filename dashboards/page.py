@@ -44,10 +44,14 @@ class Section:
 
 
 class Figures:
-    """Collects the figures of a page while its sections are written."""
+    """Collects the figures of a page while its sections are written.
+
+    Attributes:
+        plots: figures by the id of the element that they are drawn in.
+    """
 
     def __init__(self) -> None:
-        self._plots: dict[str, go.Figure] = {}
+        self.plots: dict[str, go.Figure] = {}
 
     def add(  # noqa: PLR0913 - a figure is all of these
         self, id_: str, title: str, caption: Child, *, plot: go.Figure, data: Safe, summary: str
@@ -62,7 +66,7 @@ class Figures:
             data: an HTML table of its data.
             summary: its label for those who do not see it: what there is to see.
         """
-        self._plots[f"plot-{id_}"] = plot
+        self.plots[f"plot-{id_}"] = plot
         return tag(
             "figure",
             tag("figcaption", tag("strong", title), caption),
@@ -80,7 +84,7 @@ class Figures:
 
     def to_json(self) -> str:
         """``{element: {"data": …, "layout": …}}``."""
-        parts = [f"{json.dumps(name)}:{plot.to_json()}" for name, plot in self._plots.items()]
+        parts = [f"{json.dumps(name)}:{plot.to_json()}" for name, plot in self.plots.items()]
         return "{" + ",".join(parts) + "}"
 
 

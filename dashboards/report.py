@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from iretrace.analysis.totals import totals as add_up
 from iretrace.dashboards import findings, headline, recording, returns, times
 from iretrace.dashboards.html import clip, join, tag
-from iretrace.dashboards.page import Figures, render
+from iretrace.dashboards.page import Figures, Section, render
 
 if TYPE_CHECKING:
     from iretrace.analysis.study import Study
@@ -19,9 +19,28 @@ def report(study: Study) -> str:
     Args:
         study: :func:`iretrace.analysis.study.study`.
     """
-    totals = add_up(study)
     page = Figures()
-    sections = [
+    made = sections(study, page)
+    file = study.result.trace.path.name
+    host = study.footer.host.name
+    return render(
+        title=f"{clip(file)}: iretrace",
+        heading=f"Returns from traps on {clip(host)}" if host else "Returns from traps",
+        subtitle=join(tag("code", clip(file)), f" · policy {clip(study.policy.name)}"),
+        sections=made,
+        figures=page,
+    )
+
+
+def sections(study: Study, page: Figures) -> list[Section]:
+    """All that is said of one run under one policy, the answer first.
+
+    Args:
+        study: :func:`iretrace.analysis.study.study`, or a stored run's.
+        page: where its figures go.
+    """
+    totals = add_up(study)
+    return [
         headline.section(study, totals),
         recording.section(study),
         returns.rules(study, page),
@@ -35,12 +54,3 @@ def report(study: Study) -> str:
         findings.repairs(study),
         findings.method(study),
     ]
-    file = study.result.trace.path.name
-    host = study.footer.host.name
-    return render(
-        title=f"{clip(file)}: iretrace",
-        heading=f"Returns from traps on {clip(host)}" if host else "Returns from traps",
-        subtitle=join(tag("code", clip(file)), f" · policy {clip(study.policy.name)}"),
-        sections=sections,
-        figures=page,
-    )

@@ -6,8 +6,6 @@ Needs Playwright and a Chromium (``IRETRACE_CHROMIUM`` or one on PATH); skipped 
 
 from __future__ import annotations
 
-import os
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,33 +14,20 @@ from iretrace.analysis.study import study
 from iretrace.dashboards.report import report
 from iretrace.replay.policies import by_name
 from iretrace.trace import open_trace
+from tests import browser as browsers
+from tests.browser import DARK_INK, LIGHT_INK
 from tests.sample_trace import write_sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-CHROMIUM = os.environ.get("IRETRACE_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-ARGUMENTS = ["--no-sandbox", "--disable-background-networking", "--disable-quic", "--no-first-run"]
-DARK_INK, LIGHT_INK = "rgb(228, 231, 234)", "rgb(28, 33, 38)"
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A Chromium without a window."""
-    required = os.environ.get("IRETRACE_BROWSER_TESTS") == "1"
-    try:
-        from playwright.sync_api import sync_playwright  # noqa: PLC0415
-    except ImportError:
-        if required:
-            raise
-        pytest.skip("Playwright is not installed")
-    if CHROMIUM is None:
-        if required:
-            pytest.fail("no Chromium on PATH")
-        pytest.skip("no Chromium on PATH; name one in IRETRACE_CHROMIUM")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with browsers.playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=browsers.CHROMIUM, args=browsers.ARGUMENTS)
         yield started
         started.close()
 
@@ -57,28 +42,16 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-class Visit:
-    """An opened report and all that it complained of."""
-
-    def __init__(self, browser: Any, file: Path, *, width: int, scheme: str) -> None:
-        self.complaints: list[str] = []
-        self.requests: list[str] = []
-        self.page = browser.new_page(
-            viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
-        )
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.complaints.append(dialog.message))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(file.as_uri())
-        self.page.wait_for_selector("html[data-drawn=yes]", timeout=60_000)
+def visit_report(browser: Any, file: Path, *, width: int, scheme: str) -> browsers.Visit:
+    """An opened report."""
+    return browsers.Visit(browser, file.as_uri(), width=width, scheme=scheme, ready="html[data-drawn=yes]")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1280])
 def test_drawn_quiet_and_within_its_width(browser: Any, file: Path, width: int, scheme: str) -> None:
     """Every figure has its drawing in the theme's ink, nothing is loaded or logged, nothing sticks out."""
-    visit = Visit(browser, file, width=width, scheme=scheme)
+    visit = visit_report(browser, file, width=width, scheme=scheme)
     page = visit.page
     assert visit.complaints == []
     assert [url for url in visit.requests if not url.startswith(("data:", "blob:"))] == [file.as_uri()]
@@ -98,7 +71,7 @@ def test_drawn_quiet_and_within_its_width(browser: Any, file: Path, width: int, 
 
 def test_the_theme_button_turns_page_and_figures(browser: Any, file: Path) -> None:
     """From light to dark and back, by keyboard, and it is remembered."""
-    visit = Visit(browser, file, width=1280, scheme="light")
+    visit = visit_report(browser, file, width=1280, scheme="light")
     page = visit.page
     ink = "getComputedStyle(document.querySelector('.plot .xtick text')).fill"
     assert page.evaluate(ink) == LIGHT_INK
@@ -118,7 +91,7 @@ def test_the_theme_button_turns_page_and_figures(browser: Any, file: Path) -> No
 
 def test_data_tables_open_by_keyboard(browser: Any, file: Path) -> None:
     """The summary under a figure takes the focus and opens its table, which takes it too."""
-    visit = Visit(browser, file, width=400, scheme="light")
+    visit = visit_report(browser, file, width=400, scheme="light")
     page = visit.page
     summary = page.locator("#decisions summary")
     summary.focus()
@@ -133,13 +106,13 @@ def test_data_tables_open_by_keyboard(browser: Any, file: Path) -> None:
 
 def test_contents_fold_away_on_a_phone(browser: Any, file: Path) -> None:
     """Folded at first, and again after a jump; open beside the text where there is room."""
-    phone = Visit(browser, file, width=400, scheme="light").page
+    phone = visit_report(browser, file, width=400, scheme="light").page
     assert phone.locator("nav details").get_attribute("open") is None
     phone.locator("nav summary").click()
     phone.locator("nav a", has_text="Hazards").click()
     assert phone.locator("nav details").get_attribute("open") is None
     assert phone.url.endswith("#hazards")
     phone.close()
-    desk = Visit(browser, file, width=1280, scheme="light").page
+    desk = visit_report(browser, file, width=1280, scheme="light").page
     assert desk.locator("nav a", has_text="Hazards").is_visible()
     desk.close()
