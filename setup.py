@@ -64,6 +64,7 @@ NATIVE = Extension(
         "iretrace/native/module.c",
         "collect/tsc.c",
         "collect/returns.c",
+        "collect/traps.c",
         "replay/engine.c",
         "replay/engine_columns.c",
         "replay/engine_module.c",

@@ -18,8 +18,9 @@ import numpy as np
 from benchmarks.common import ROOT, Row
 from iretrace.collect import kernel
 from iretrace.collect.btf import kernel_prototypes
+from iretrace.collect.choice import unusable
 from iretrace.collect.clock import TscCounters
-from iretrace.collect.hooks import unusable
+from iretrace.collect.hooks import CLASSES
 from iretrace.collect.probes import ProbeOptions, Probes
 from iretrace.collect.wire import HOOK_NAMES
 from tests.live import interrupts
@@ -79,7 +80,8 @@ def _count(instance: Path, directory: Path) -> list[Row]:
 
     with TscCounters(cpus) as clock, Probes(ProbeOptions(ring_bytes=1 << 24, use_tsc=True), cpus) as probes:
         probes.set_tsc_counters(clock.fds)
-        probes.attach(unusable(kernel_prototypes()))
+        refused = unusable(kernel_prototypes(), no_fentry="tracepoints are measured here")
+        probes.choose(classes=CLASSES, refused=refused)
         for tracepoint in TRACEPOINTS:
             (instance / "events" / "irq_vectors" / tracepoint / "enable").write_text("1")
         load = subprocess.Popen([program, str(SECONDS)])

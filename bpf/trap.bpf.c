@@ -1,8 +1,8 @@
 /*
- * The probes: one thin program a hook, each of which calls a handle_*().
+ * What all probes share, and those on tracepoints: one thin program a hook, each of which calls a handle_*().
  *
- * Compiled by BCC against bpf/stub (no kernel headers), behind filter.bpf.c: BCC knows maps in its main file only, so
- * the loader (collect/probes.py) joins the files. Macros that it gives:
+ * Compiled by BCC against bpf/stub (no kernel headers), behind filter.bpf.c and, where the kernel has fentry, before
+ * functions.bpf.c: BCC knows maps in its main file only, so the loader (collect/probes.py) joins the files. Macros that it gives:
  *   IRETRACE_CPUS       number of possible CPUs
  *   IRETRACE_CLOCK_TSC  read the TSC through the msr PMU; otherwise bpf_ktime_get_ns()
  */
@@ -11,21 +11,45 @@
 
 /* A ring a CPU for everything but NMIs, then a ring a CPU for NMIs: rings[cpu], rings[IRETRACE_CPUS + cpu]; one for names
  * of processes, rings[2 * IRETRACE_CPUS].
- * One CPU's events never wait for another's, and an NMI never finds its ring locked by what it interrupted. */
+ * One CPU's events never wait for another's, and an NMI never finds its ring locked by what it interrupted: reserving
+ * takes a lock that in NMI context can only be tried (__bpf_ringbuf_reserve(), kernel/bpf/ringbuf.c). What else runs as
+ * an NMI does, or inside one, writes there too. */
 BPF_RINGBUF_OUTPUT(ring_template, 1);
 BPF_ARRAY_OF_MAPS(rings, "ring_template", 2 * IRETRACE_CPUS + 1);
 
 BPF_PERF_ARRAY(tsc_counter, IRETRACE_CPUS);
 BPF_PERCPU_ARRAY(losses, u64, N_LOSSES);
 BPF_ARRAY(entry_text, struct text_range, N_TEXT);
+BPF_ARRAY(settings, struct settings, 1);
+
+/*
+ * A trap from user mode whose return to user mode exit_to_user_mode_prepare() will show. That hook sees the frame, and
+ * not by which trap (or system call) the kernel was entered; but a task enters the kernel from user mode once before it
+ * goes back, and what leaves the CPU earlier is closed at the switch, so one place a CPU is enough.
+ */
+struct user_trap {
+	u64 regs;
+	u16 irq;
+	u8 vector;
+	u8 seen;
+	u8 open;
+};
+
+struct cpu_state {
+	u64 passed; /* runs that rightly wrote no event: see collect/overhead.py */
+	u64 nmi_open; /* the hook that opened the NMI that is being handled, plus one */
+	u64 mce_tsc; /* of the last machine check: each of its banks is logged by itself */
+	struct user_trap user;
+};
+BPF_PERCPU_ARRAY(cpu_state, struct cpu_state, 1);
 
 #define STACK_WORDS 96 /* how far above the probe the entry stub's frame is looked for, a stack */
 struct scratch {
 	u64 address;
 	u64 words[STACK_WORDS];
 };
-/* An NMI may interrupt a search of its CPU, so it has a scratch of its own. */
-enum { SCRATCH_IRQ, SCRATCH_NMI, N_SCRATCH };
+/* An NMI may interrupt a search of its CPU, and a machine check an NMI's, so each has a scratch of its own. */
+enum { SCRATCH_IRQ, SCRATCH_NMI, SCRATCH_MC, N_SCRATCH };
 BPF_PERCPU_ARRAY(scratch, struct scratch, N_SCRATCH);
 
 /* The part of pt_regs that the CPU pushed. */
@@ -64,10 +88,28 @@ static __always_inline u64 read_clock(void)
 #endif
 }
 
-static __always_inline int emit(const struct trap *trap, u64 tsc, u32 first_ring, u32 loss)
+static __always_inline struct cpu_state *this_cpu(void)
+{
+	u32 zero = 0;
+
+	return cpu_state.lookup((int *)&zero);
+}
+
+/* This run of a probe writes nothing, and that is right. An NMI may come in between, hence the locked addition. */
+static __always_inline int pass(struct cpu_state *state)
+{
+	if (state)
+		__sync_fetch_and_add(&state->passed, 1);
+	return 0;
+}
+
+/* Send an event; `as_nmi`: its trap runs in NMI context. */
+static __always_inline int emit(const struct cpu_state *state, const struct trap *trap, u64 tsc, u32 as_nmi)
 {
 	u32 cpu = bpf_get_smp_processor_id();
-	u32 index = first_ring + cpu;
+	u32 in_nmi = as_nmi || (state && state->nmi_open);
+	u32 index = in_nmi ? IRETRACE_CPUS + cpu : cpu;
+	u32 loss = in_nmi ? LOSS_NMI_RING_BUSY : LOSS_RING_FULL;
 	void *ring;
 	struct trap_event *event;
 	u64 pid_tgid;
@@ -116,6 +158,46 @@ static __always_inline int read_frame(struct trap *trap, const struct pt_regs *r
 	return 0;
 }
 
+static __always_inline int is_from_user(const struct trap *trap)
+{
+	return (trap->seen & (TRAP_SEEN_TARGET | TRAP_TO_KERNEL)) == TRAP_SEEN_TARGET;
+}
+
+/*
+ * Whether a trap of the kernel's runs in NMI context (irqentry_nmi_enter(): exc_debug_kernel, exc_int3, exc_double_fault,
+ * exc_machine_check_kernel; kernel/entry/common.c): it may have interrupted a probe that holds the other ring's lock.
+ */
+static __always_inline u32 runs_as_nmi(const struct trap *trap)
+{
+	return trap->vector == 18 ||
+	       (!is_from_user(trap) && (trap->vector == 1 || trap->vector == 3 || trap->vector == 8));
+}
+
+/* An entry: send it, and where it came from user mode leave word for the hook that will see it return. */
+static __always_inline int enter(struct cpu_state *state, const struct trap *trap, u64 regs, u64 tsc)
+{
+	u32 zero = 0;
+	struct settings *set = settings.lookup((int *)&zero);
+
+	emit(state, trap, tsc, runs_as_nmi(trap));
+	if (state && set && set->user_exits && is_from_user(trap)) {
+		state->user.open = 0;
+		state->user.regs = regs;
+		state->user.irq = trap->irq;
+		state->user.vector = trap->vector;
+		state->user.seen = trap->seen & (TRAP_SEEN_VECTOR | TRAP_SEEN_IRQ);
+		state->user.open = 1;
+	}
+	return 0;
+}
+
+/* Whether a trap will be shown returning to user mode by a later hook than the one that asks. */
+static __always_inline int returns_later(const struct cpu_state *state, const struct trap *trap)
+{
+	return state && state->user.open && state->user.vector == trap->vector && state->user.irq == trap->irq &&
+	       state->user.seen == (trap->seen & (TRAP_SEEN_VECTOR | TRAP_SEEN_IRQ));
+}
+
 /*
  * Look for the entry stub's frame in the words from `address` up: a return address into the stub, with the
  * pt_regs right above it (`call sysvec_*` in idtentry_body, arch/x86/entry/entry_64.S). Reads at most to the end
@@ -155,8 +237,10 @@ static __always_inline u64 scan_stack(struct scratch *s, u64 address, const stru
  * own. `ctx` lies on the current stack: bpf_trace_run*() builds it there.
  *
  * An NMI's pt_regs lie above the return address into asm_exc_nmi, on its IST stack or on the task's.
+ *
+ * Returns the address of the pt_regs; 0 where they were not found.
  */
-static __always_inline void find_frame(struct trap *trap, void *ctx, u32 text_index, u32 scratch_index)
+static __always_inline u64 find_frame(struct trap *trap, void *ctx, u32 text_index, u32 scratch_index)
 {
 	struct scratch *s = scratch.lookup(&scratch_index);
 	struct text_range *text = entry_text.lookup(&text_index);
@@ -179,14 +263,16 @@ static __always_inline void find_frame(struct trap *trap, void *ctx, u32 text_in
 			regs = scan_stack(s, next, text, &next, &last);
 	}
 	if (regs && !read_frame(trap, (const struct pt_regs *)regs))
-		return;
+		return regs;
 unread:
 	lose(LOSS_FRAME_UNREAD);
 	lose(LOSS_TARGET_UNKNOWN);
+	return 0;
 }
 
 static __always_inline int handle_page_fault(struct bpf_raw_tracepoint_args *ctx, u8 hook)
 {
+	struct cpu_state *state = this_cpu();
 	u64 tsc;
 	struct trap trap = {};
 
@@ -200,41 +286,43 @@ static __always_inline int handle_page_fault(struct bpf_raw_tracepoint_args *ctx
 	trap.seen = TRAP_SEEN_VECTOR | TRAP_SEEN_ERROR_CODE;
 	if (read_frame(&trap, (const struct pt_regs *)ctx->args[1]))
 		lose(LOSS_FRAME_UNREAD);
-	return emit(&trap, tsc, 0, LOSS_RING_FULL);
+	return enter(state, &trap, ctx->args[1], tsc);
+}
+
+static __always_inline int handle_irq(struct bpf_raw_tracepoint_args *ctx, struct trap *trap, u32 text_index)
+{
+	struct cpu_state *state = this_cpu();
+	u64 tsc, regs;
+
+	if (!is_wanted(LEFT_OUT_OTHERS))
+		return 0;
+	tsc = read_clock();
+	if (trap->phase == TRAP_EXIT)
+		return returns_later(state, trap) ? pass(state) : emit(state, trap, tsc, 0);
+	regs = find_frame(trap, ctx, text_index, SCRATCH_IRQ);
+	return enter(state, trap, regs, tsc);
 }
 
 static __always_inline int handle_irq_vector(struct bpf_raw_tracepoint_args *ctx, u8 hook, u8 phase)
 {
-	u64 tsc;
 	struct trap trap = {};
 
-	if (!is_wanted(LEFT_OUT_OTHERS))
-		return 0;
-	tsc = read_clock();
 	trap.hook = hook;
 	trap.phase = phase;
 	trap.vector = ctx->args[0];
 	trap.seen = TRAP_SEEN_VECTOR;
-	if (phase == TRAP_ENTRY)
-		find_frame(&trap, ctx, trap.vector, SCRATCH_IRQ);
-	return emit(&trap, tsc, 0, LOSS_RING_FULL);
+	return handle_irq(ctx, &trap, trap.vector);
 }
 
 static __always_inline int handle_irq_handler(struct bpf_raw_tracepoint_args *ctx, u8 hook, u8 phase)
 {
-	u64 tsc;
 	struct trap trap = {};
 
-	if (!is_wanted(LEFT_OUT_OTHERS))
-		return 0;
-	tsc = read_clock();
 	trap.hook = hook;
 	trap.phase = phase;
 	trap.irq = ctx->args[0];
 	trap.seen = TRAP_SEEN_IRQ;
-	if (phase == TRAP_ENTRY)
-		find_frame(&trap, ctx, TEXT_DEVICE, SCRATCH_IRQ);
-	return emit(&trap, tsc, 0, LOSS_RING_FULL);
+	return handle_irq(ctx, &trap, TEXT_DEVICE);
 }
 
 /*
@@ -245,7 +333,8 @@ BPF_PERCPU_ARRAY(first_nmi_handler, u64, 1);
 
 static __always_inline int handle_nmi(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 tsc = read_clock();
+	struct cpu_state *state = this_cpu();
+	u64 tsc;
 	struct trap trap = {};
 	u32 zero = 0;
 	u64 *first = first_nmi_handler.lookup(&zero);
@@ -254,14 +343,17 @@ static __always_inline int handle_nmi(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	if (!*first)
 		*first = ctx->args[0];
-	if (*first != ctx->args[0] || !is_wanted(LEFT_OUT_NMIS))
+	if (*first != ctx->args[0])
+		return pass(state);
+	if (!is_wanted(LEFT_OUT_NMIS))
 		return 0;
+	tsc = read_clock();
 	trap.hook = HOOK_NMI_HANDLER;
 	trap.phase = TRAP_ENTRY;
 	trap.vector = 2;
 	trap.seen = TRAP_SEEN_VECTOR;
 	find_frame(&trap, ctx, TEXT_NMI, SCRATCH_NMI);
-	return emit(&trap, tsc, IRETRACE_CPUS, LOSS_NMI_RING_BUSY);
+	return emit(state, &trap, tsc, 1);
 }
 
 RAW_TRACEPOINT_PROBE(page_fault_user)

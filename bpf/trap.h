@@ -69,6 +69,13 @@ enum trap_hook {
 	HOOK_IRQ_HANDLER_ENTRY = 4,
 	HOOK_IRQ_HANDLER_EXIT = 5,
 	HOOK_NMI_HANDLER = 6,
+	HOOK_FUNCTION_ENTRY = 7,     /* fentry of the handler of the trap's class */
+	HOOK_FUNCTION_EXIT = 8,      /* its fexit */
+	HOOK_DIE_CHAIN = 9,          /* fentry of the die chain's first notifier */
+	HOOK_DIE_CHAIN_EXIT = 10,    /* its fexit */
+	HOOK_EXIT_TO_USER = 11,
+	HOOK_SWITCHED_OUT = 12,      /* the task left its CPU inside the trap */
+	HOOK_NMI_LAST_HANDLER = 13,
 };
 
 /* Index into the per-CPU array of losses; the causes are in iretrace/losses.py. */
@@ -88,8 +95,16 @@ struct text_range {
 	__u64 high;
 };
 
+/* What the loader tells the programs once the hooks are chosen. */
+struct settings {
+	__u64 last_nmi_handler; /* the function at the end of the list of NMI_LOCAL */
+	__u32 user_exits;       /* nonzero: exit_to_user_mode_prepare() shows the returns to user mode */
+	__u32 exceptions;       /* those asked for, by vector: some share a hook */
+};
+
 #define TEXT_DEVICE 256 /* index of asm_common_interrupt, behind the 256 vectors */
 #define TEXT_NMI    2   /* asm_exc_nmi with all its labels */
+#define TEXT_MC     18  /* asm_exc_machine_check */
 #define N_TEXT      257
 
 #endif

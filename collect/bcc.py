@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 INSTALL: Final = "install it with: sudo apt-get install python3-bpfcc (Fedora, Arch: python3-bcc, python-bcc)"
 
+BPF_DIR: Final = Path(__file__).resolve().parent.parent / "bpf"
+
 _SYSTEM_DIRS: Final = ("/usr/lib/python3/dist-packages", "/usr/lib64/python3/site-packages")
 
 

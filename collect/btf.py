@@ -1,8 +1,8 @@
-"""Reading the kernel's BTF: the prototypes of its tracepoints.
+"""Reading the kernel's BTF: the prototypes of its tracepoints and functions, and where a structure's members lie.
 
 A raw tracepoint's program gets its arguments untyped, so a kernel with other arguments than the probes assume would
 be misread without a sound. BTF has a typedef ``btf_trace_NAME`` of each tracepoint's prototype
-(include/trace/bpf_probe.h); :mod:`iretrace.collect.preflight` compares it.
+(include/trace/bpf_probe.h); :mod:`iretrace.collect.choice` compares it.
 
 Format: Linux ``Documentation/bpf/btf.rst``, ``include/uapi/linux/btf.h``.
 """
@@ -19,7 +19,9 @@ KERNEL_BTF: Final = Path("/sys/kernel/btf/vmlinux")
 
 _MAGIC: Final = 0xEB9F
 _KIND_PTR: Final = 2
+_KIND_STRUCT: Final = 4
 _KIND_TYPEDEF: Final = 8
+_KIND_FUNC: Final = 12
 _KIND_FUNC_PROTO: Final = 13
 
 _FIXED_BYTES: Final = {1: 4, 3: 12, 14: 4, 17: 4}  # INT, ARRAY, VAR, DECL_TAG
@@ -34,7 +36,7 @@ _BYTES_PER_MEMBER: Final = {
 
 
 class Prototypes:
-    """Parameters of the kernel's tracepoints.
+    """Parameters of the kernel's tracepoints and functions.
 
     Args:
         data: the content of ``/sys/kernel/btf/vmlinux``.
@@ -59,6 +61,7 @@ class Prototypes:
     def _index(self) -> None:
         self._offsets = [0]
         self._tracepoints: dict[str, int] = {}
+        self._named: dict[tuple[int, int], int] = {}  # (kind, where the name is) -> type id
         unpack = struct.Struct("<III").unpack_from
         at, types = 0, self._types
         while at < len(types):
@@ -67,6 +70,8 @@ class Prototypes:
             self._offsets.append(at)
             if kind == _KIND_TYPEDEF and self._strings.startswith(b"btf_trace_", name):
                 self._tracepoints[self._name(name).removeprefix("btf_trace_")] = target
+            elif kind in {_KIND_FUNC, _KIND_STRUCT}:
+                self._named.setdefault((kind, name), len(self._offsets) - 1)
             at += 12 + _FIXED_BYTES.get(kind, 0) + _BYTES_PER_MEMBER.get(kind, 0) * members
 
     def _name(self, at: int) -> str:
@@ -86,9 +91,41 @@ class Prototypes:
             target = proto
         if info >> 24 & 0x1F != _KIND_FUNC_PROTO:
             return None
-        base = self._offsets[target] + 12
-        found = [struct.unpack_from("<II", self._types, base + 8 * i)[1] for i in range(info & 0xFFFF)]
-        return tuple(self._type_name(type_id) for type_id in found[1:])
+        return tuple(self._type_name(type_id) for type_id in self._parameters_of(target)[1:])
+
+    def function(self, name: str) -> int | None:
+        """The type id of a function that BPF programs can be attached to; ``None`` where the kernel has none."""
+        return self._find(_KIND_FUNC, name)
+
+    def function_parameters(self, name: str) -> tuple[str, ...] | None:
+        """Types of a function's parameters, as :meth:`parameters` gives them; ``None`` where it does not exist."""
+        found = self.function(name)
+        if found is None:
+            return None
+        _name, _info, proto = struct.unpack_from("<III", self._types, self._offsets[found])
+        return tuple(self._type_name(type_id) for type_id in self._parameters_of(proto))
+
+    def member_offset(self, structure: str, member: str) -> int | None:
+        """Offset in bytes of a member of a structure; ``None`` where either does not exist."""
+        found = self._find(_KIND_STRUCT, structure)
+        if found is None:
+            return None
+        at = self._offsets[found]
+        _name, info, _size = struct.unpack_from("<III", self._types, at)
+        for i in range(info & 0xFFFF):
+            name, _type, bits = struct.unpack_from("<III", self._types, at + 12 + 12 * i)
+            if self._name(name) == member:
+                return int(bits & 0xFFFFFF) // 8  # with kind_flag the upper byte is a bit field's size
+        return None
+
+    def _find(self, kind: int, name: str) -> int | None:
+        at = self._strings.find(b"\0" + name.encode() + b"\0")
+        return None if at < 0 else self._named.get((kind, at + 1))
+
+    def _parameters_of(self, proto: int) -> list[int]:
+        base = self._offsets[proto] + 12
+        _name, info, _ = struct.unpack_from("<III", self._types, self._offsets[proto])
+        return [struct.unpack_from("<II", self._types, base + 8 * i)[1] for i in range(info & 0xFFFF)]
 
     def _type_name(self, type_id: int) -> str:
         suffix = ""
@@ -106,7 +143,7 @@ class Prototypes:
 
 
 def kernel_prototypes(path: Path = KERNEL_BTF) -> Prototypes:
-    """The running kernel's tracepoints.
+    """The running kernel's BTF.
 
     Raises:
         MachineError: the kernel has no BTF.

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from iretrace import _native
-from iretrace.collect.wire import HOOK_NAMES
+from iretrace.collect.wire import SEEN_VECTOR
 from iretrace.footer import Loss
+from iretrace.schema import PHASES
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -41,9 +42,8 @@ ROWS: Final[dict[str, tuple[int, ...]]] = {
 }
 """Rows of /proc/interrupts and the vectors they count (arch/x86/kernel/irq.c, arch_show_interrupts)."""
 
-_ENTRY: Final = HOOK_NAMES.index("irq_vectors_entry")
-_EXIT: Final = HOOK_NAMES.index("irq_vectors_exit")
 _VECTORS: Final = 256
+_COUNTED: Final = np.isin(np.arange(_VECTORS), [vector for vectors in ROWS.values() for vector in vectors])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,13 +104,12 @@ class CrossCheck:
 
     def add(self, events: NDArray[np.void]) -> None:
         """Count wire events (:data:`~iretrace.collect.wire.TRAP_EVENT`), in order on each CPU, absolute TSC."""
-        hook = events["hook"]
-        wanted = ((hook == _ENTRY) | (hook == _EXIT)) & (events["tsc"] > self._begin.before)
+        wanted = (events["seen"] & SEEN_VECTOR != 0) & _COUNTED[events["vector"]] & (events["tsc"] > self._begin.before)
         if self._end is not None:
             wanted &= events["tsc"] < self._end.after
         events = events[wanted]
         slot = events["cpu"].astype(np.intp) * _VECTORS + events["vector"]
-        is_exit = events["hook"] == _EXIT
+        is_exit = events["phase"] == PHASES.index("exit")
         self._exits += np.bincount(slot[is_exit], minlength=self._exits.size)
         self._open[slot] = ~is_exit  # of several events of a slot the last one stays
 

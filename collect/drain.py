@@ -11,7 +11,7 @@ import numpy as np
 
 from iretrace.collect.clock import take_anchor
 from iretrace.collect.partial import PartialWriter, Status
-from iretrace.collect.wire import HOOK_NMI_HANDLER, TRAP_EVENT
+from iretrace.collect.wire import TRAP_EVENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ class Progress:
 
     Attributes:
         events: events kept so far.
-        drained: ordinary events taken out of the rings so far, those outside the window too; NMIs apart.
+        drained: events taken out of the rings so far, those outside the window too.
         fill_pct: the fullest ring at the last look.
         peak_fill_pct: the fullest ring of the run.
         losses: lost so far, by cause and CPU.
@@ -103,7 +103,7 @@ class Drain:
         self.progress.fill_pct = max(ring.fill_pct() for ring in rings)
         self.progress.peak_fill_pct = max(self.progress.peak_fill_pct, self.progress.fill_pct)
         drained = [events for ring in rings if len(events := ring.drain())]
-        self.progress.drained += sum(int((events["hook"] != HOOK_NMI_HANDLER).sum()) for events in drained)
+        self.progress.drained += sum(map(len, drained))
         events = np.concatenate(drained) if drained else np.empty(0, TRAP_EVENT)
         self._clock.to_tsc(events)
         self._probes.drain_names(self._clock)

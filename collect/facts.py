@@ -11,7 +11,9 @@ import msgspec
 from iretrace import __version__
 from iretrace import footer as footers
 from iretrace.collect import calibrate, kernel
-from iretrace.collect.probes import TEXT_DEVICE, read_idt
+from iretrace.collect.btf import Prototypes, kernel_prototypes
+from iretrace.collect.memory import KernelMemory
+from iretrace.collect.probes import TEXT_DEVICE
 from iretrace.collect.wire import Addresses
 from iretrace.errors import MachineError
 from iretrace.vectors import NMI
@@ -31,6 +33,8 @@ class Facts:
         gates: the live IDT, addresses as they are.
         stubs: text range of the entry stub of each vector, and of :data:`~iretrace.collect.probes.TEXT_DEVICE`.
         cpus: those online.
+        prototypes: the kernel's BTF.
+        last_nmi_handler: the function at the end of the list of NMI handlers, where it could be read.
     """
 
     footer: footers.Footer
@@ -38,6 +42,8 @@ class Facts:
     gates: list[footers.Gate]
     stubs: dict[int, tuple[int, int]]
     cpus: list[int]
+    prototypes: Prototypes
+    last_nmi_handler: int | None
 
 
 def gather(options: CollectOptions) -> Facts:
@@ -48,7 +54,10 @@ def gather(options: CollectOptions) -> Facts:
     """
     symbols = kernel.read_symbols()
     text_base = text_base_of(symbols, raw_addresses=options.raw_addresses)
-    table = read_idt()
+    prototypes = kernel_prototypes()
+    with KernelMemory() as memory:
+        table = memory.idt()
+        nmi_handlers = memory.nmi_handlers(symbols, prototypes)
     gates = kernel.parse_idt(table, symbols)
     raw = options.raw_addresses
     shift = 0 if raw else text_base
@@ -71,6 +80,8 @@ def gather(options: CollectOptions) -> Facts:
         gates=gates,
         stubs=_stubs(gates, symbols),
         cpus=kernel.cpu_list("online"),
+        prototypes=prototypes,
+        last_nmi_handler=nmi_handlers[-1] if nmi_handlers else None,
     )
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from iretrace.footer import Cpu, Gate, Host
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 IDT_ADDRESS: Final = 0xFFFFFE0000000000
 """CPU_ENTRY_AREA_RO_IDT, the read-only alias of the IDT (arch/x86/include/asm/cpu_entry_area.h)."""
@@ -21,14 +21,18 @@ _GATE_PRESENT: Final = 1 << 15
 
 NMI_STUB: Final = "asm_exc_nmi"
 DEVICE_STUB: Final = "asm_common_interrupt"
+MACHINE_CHECK_STUB: Final = "asm_exc_machine_check"
+DATA: Final = frozenset({"nmi_desc"})
+"""Data symbols that are used (there where the kernel has CONFIG_KALLSYMS_ALL)."""
 
 
 @dataclass(frozen=True)
 class Symbols:
-    """Kernel text symbols in the order of their addresses (/proc/kallsyms)."""
+    """Kernel text symbols in the order of their addresses (/proc/kallsyms), and the data of :data:`DATA`."""
 
     addresses: Sequence[int]
     names: Sequence[str]
+    data: Mapping[str, int] = field(default_factory=dict)
 
     def address(self, name: str) -> int | None:
         """Address of a symbol, ``None`` where the kernel has none of that name."""
@@ -47,14 +51,17 @@ class Symbols:
 
 
 def parse_kallsyms(lines: Iterable[str]) -> Symbols:
-    """Parse /proc/kallsyms; keeps the kernel's own text symbols (types t and T, no module)."""
+    """Parse /proc/kallsyms; keeps the kernel's own text symbols (types t and T, no module), and :data:`DATA`."""
     found: list[tuple[int, str]] = []
+    data: dict[str, int] = {}
     for line in lines:
         parts = line.split()
         if len(parts) == 3 and parts[1] in "tT":
             found.append((int(parts[0], 16), parts[2]))
+        elif len(parts) == 3 and parts[2] in DATA:
+            data[parts[2]] = int(parts[0], 16)
     found.sort(key=lambda item: item[0])
-    return Symbols([address for address, _ in found], [name for _, name in found])
+    return Symbols([address for address, _ in found], [name for _, name in found], data)
 
 
 def read_symbols(path: Path = Path("/proc/kallsyms")) -> Symbols:
@@ -114,10 +121,13 @@ def nmi_text(symbols: Symbols) -> list[tuple[int, int]]:
 
 
 def entry_stubs(gates: Sequence[Gate], symbols: Symbols) -> dict[int, tuple[int, int]]:
-    """Text range of the entry stub of each system vector; device interrupts share ``asm_common_interrupt``."""
+    """Text range of the entry stub of each vector whose frame is looked for on the stack, but for the NMI's.
+
+    Device interrupts share ``asm_common_interrupt``.
+    """
     stubs = {}
     for gate in gates:
-        if gate.handler.startswith("asm_sysvec_"):
+        if gate.handler.startswith("asm_sysvec_") or gate.handler == MACHINE_CHECK_STUB:
             text = symbols.range_of(gate.handler)
             if text is not None:
                 stubs[gate.vector] = text

@@ -15,13 +15,14 @@ import msgspec
 
 from iretrace import footer as footers
 from iretrace.collect import syscalls
-from iretrace.collect.hooks import HOOKS, PROCESS_HOOKS
+from iretrace.collect.hooks import BY_NAME, PROCESS_HOOKS
 
 if TYPE_CHECKING:
     from iretrace.collect.probes import Probes
 
 
-NMI_PROGRAM: Final = "raw_tracepoint__nmi_handler"
+EVENTS_LOST: Final = ("ring-full", "nmi-ring-busy", "tsc-unreadable")
+"""Causes that a program counts in place of an event."""
 
 
 class Overhead:
@@ -36,7 +37,7 @@ class Overhead:
         """Switch the statistics on, before any probe is attached; where the kernel refuses, costs stay unknown."""
         with contextlib.suppress(OSError):
             self._fd = syscalls.enable_run_time_stats()
-            self._counted = True
+            self._counted = self._probes.counting = True
 
     def stop(self) -> None:
         """Switch the statistics off, after all probes are detached."""
@@ -46,29 +47,27 @@ class Overhead:
             self._fd = None
 
     def unaccounted(self, n_drained: int, n_left_out: int, losses: list[footers.Loss]) -> list[footers.Loss]:
-        """Runs of the probes that became neither an event nor a counted loss; there should be none.
+        """Runs of the probes that became neither an event nor a counted loss, and were not to; there should be none.
 
         Args:
             n_drained: events taken out of the rings, those outside the window too.
-            n_left_out: traps that the filters left out, without NMIs.
+            n_left_out: traps that the filters left out.
             losses: what the probes counted as lost.
         """
         if not self._counted:
             return []
-        # Of an NMI's several runs only the first writes an event, so NMIs are left out on both sides.
-        apart = {NMI_PROGRAM, *(hook.program for hook in PROCESS_HOOKS)}
+        apart = {hook.program for hook in PROCESS_HOOKS}
         runs = sum(info.run_cnt for name, info in self._probes.program_runs().items() if name not in apart)
-        lost = sum(loss.count for loss in losses if loss.cause in ("ring-full", "tsc-unreadable"))
-        missing = runs - n_drained - n_left_out - lost
+        lost = sum(loss.count for loss in losses if loss.cause in EVENTS_LOST)
+        missing = runs - n_drained - n_left_out - self._probes.passed() - lost
         return [footers.Loss(cause="unaccounted", count=missing)] if missing > 0 else []
 
     def hooks(self, hooks: list[footers.Hook]) -> list[footers.Hook]:
         """``hooks`` with the statistics of their programs."""
         infos = self._probes.program_runs()
-        by_tracepoint = {hook.tracepoint: hook.program for hook in HOOKS}
         found = []
         for hook in hooks:
-            info = infos.pop(by_tracepoint[hook.name], None) if hook.attached else None
+            info = infos.pop(BY_NAME[hook.name].program, None) if hook.attached else None
             if info is not None:
                 hook = msgspec.structs.replace(  # noqa: PLW2901
                     hook,

@@ -6,6 +6,7 @@ far as it can.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
@@ -96,21 +97,38 @@ def examine() -> Examination:
         checks.append(Check(name="probes", ok=False, required=True, found=error.found, remedy=error.remedy))
         return Examination(checks=checks, classes=[], hooks=[])
     attached = sum(hook.attached for hook in hooks)
-    checks.append(Check(name="probes", ok=True, required=True, found=f"{attached} of {len(hooks)} hooks attach"))
+    found = f"{attached} attached, for each class the best of {len(hooks)} that works here"
+    checks.append(Check(name="probes", ok=True, required=True, found=found))
     return Examination(checks=checks, classes=classes, hooks=hooks)
 
 
 def _try_probes() -> tuple[list[TrapClass], list[Hook]]:
-    from iretrace.collect.hooks import trap_classes, unusable  # noqa: PLC0415 - what follows touches the machine
-    from iretrace.collect.probes import ProbeOptions, Probes, read_idt  # noqa: PLC0415
+    # what follows touches the machine
+    from iretrace.collect.choice import handled, trap_classes, unusable  # noqa: PLC0415
+    from iretrace.collect.hooks import CLASSES  # noqa: PLC0415
+    from iretrace.collect.memory import KernelMemory  # noqa: PLC0415
+    from iretrace.collect.overhead import Overhead  # noqa: PLC0415
+    from iretrace.collect.probes import ProbeOptions, Probes, lack_of_fentry  # noqa: PLC0415
 
-    try:
-        gates = kernel.parse_idt(read_idt(), kernel.read_symbols())
-    except MachineError:
-        gates = None
-    with Probes(ProbeOptions(ring_bytes=1 << 16, use_tsc=has_msr_pmu()), kernel.cpu_list("online")) as probes:
-        probes.attach(unusable(btf.kernel_prototypes()))
-        return trap_classes(probes.attached, gates), probes.hooks()
+    prototypes, symbols = btf.kernel_prototypes(), kernel.read_symbols()
+    gates, handlers = None, list[int]()
+    with contextlib.suppress(MachineError), KernelMemory() as memory:
+        handlers = memory.nmi_handlers(symbols, prototypes)
+        gates = kernel.parse_idt(memory.idt(), symbols)
+    last = handlers[-1] if handlers else None
+    no_fentry = lack_of_fentry(prototypes)
+    options = ProbeOptions(
+        ring_bytes=1 << 16, use_tsc=has_msr_pmu(), functions=no_fentry is None, last_nmi_handler=last
+    )
+    with Probes(options, kernel.cpu_list("online")) as probes:
+        overhead = Overhead(probes)
+        overhead.start()
+        try:
+            refused = unusable(prototypes, no_fentry=no_fentry, last_nmi_handler=last)
+            choice = probes.choose(classes=handled(CLASSES, gates), refused=refused)
+        finally:
+            overhead.stop()
+        return trap_classes(choice, gates), probes.hooks()
 
 
 def _operating_system() -> Check:

@@ -1,4 +1,4 @@
-"""Compiling, loading and attaching the probes of ``bpf/trap.bpf.c``, and reading what they count."""
+"""Compiling, loading and attaching the probes of ``bpf/``, and reading what they count."""
 
 from __future__ import annotations
 
@@ -7,31 +7,58 @@ import errno
 import os
 import struct
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from iretrace import footer as footers
 from iretrace.collect import bcc as bcc_loader
-from iretrace.collect import kernel, syscalls
+from iretrace.collect import kernel, stimuli, syscalls
+from iretrace.collect.bcc import BPF_DIR
+from iretrace.collect.choice import Choice, choose
 from iretrace.collect.filters import Filters
-from iretrace.collect.hooks import HOOKS, PROCESS_HOOKS, Hook
+from iretrace.collect.hooks import BY_NAME, HOOKS, PROCESS_HOOKS, Hook, Kind
 from iretrace.collect.processes import ProcessNames
 from iretrace.collect.ring import PAGE_BYTES, Ring
 from iretrace.collect.wire import LOSS_CAUSES, PROCESS_EVENT
 from iretrace.errors import MachineError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
     from types import ModuleType
 
+    from iretrace.collect.btf import Prototypes
     from iretrace.collect.drain import Clock
+    from iretrace.collect.hooks import HookClass
 
-BPF_DIR: Final = Path(__file__).resolve().parent.parent / "bpf"
 SOURCES: Final = ("filter.bpf.c", "trap.bpf.c")
+FUNCTION_SOURCE: Final = "functions.bpf.c"
 TEXT_DEVICE: Final = 256
 """Index of asm_common_interrupt in the map ``entry_text`` (bpf/trap.h)."""
 
-NMI_RING_BYTES: Final = 64 * 1024
 NAME_RING_BYTES: Final = 256 * 1024
+_FENTRY_TRIALS: Final = 3
+"""Functions that refuse, after which the kernel is taken to have no fentry."""
+
+NMI_RING_BYTES: Final = 256 * 1024
+"""Of each CPU: 4096 events, since what is taken inside NMIs goes there too."""
+
+
+def lack_of_fentry(prototypes: Prototypes) -> str | None:
+    """Why programs cannot be attached to functions on this kernel, found by trying; ``None``: they can."""
+    reason = "the kernel's BTF has none of the functions"
+    tried = 0
+    for hook in HOOKS:
+        function = prototypes.function(hook.target) if hook.kind is Kind.FENTRY else None
+        if function is None:
+            continue
+        try:
+            syscalls.try_fentry(function)
+        except OSError as error:
+            reason, tried = f"this kernel has no fentry ({error.strerror})", tried + 1
+        else:
+            return None
+        if tried == _FENTRY_TRIALS:
+            break
+    return reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +68,15 @@ class ProbeOptions:
     Attributes:
         ring_bytes: size of each CPU's ring buffer, a power of two.
         use_tsc: read the TSC in BPF (else bpf_ktime_get_ns).
+        functions: compile the programs on functions too (else the kernel has no fentry).
+        last_nmi_handler: the function at the end of the list of NMI handlers, where it is known.
         filters: what to leave out.
     """
 
     ring_bytes: int
     use_tsc: bool
+    functions: bool = False
+    last_nmi_handler: int | None = None
     filters: Filters = field(default_factory=Filters)
 
 
@@ -59,14 +90,19 @@ class Probes:
         if options.use_tsc:
             flags.append("-DIRETRACE_CLOCK_TSC")
         flags += options.filters.flags()
-        self._module: Any = bcc_loader.new_module(self._bcc, [BPF_DIR / name for name in SOURCES], flags)
+        sources = [*SOURCES, FUNCTION_SOURCE] if options.functions else SOURCES
+        self._module: Any = bcc_loader.new_module(self._bcc, [BPF_DIR / name for name in sources], flags)
+        self._last_nmi_handler = options.last_nmi_handler or 0
         options.filters.install(self._module)
         self.rings: dict[int, Ring] = {}
         self.nmi_rings: dict[int, Ring] = {}
         self.name_rings: list[Ring] = []
         self.processes = ProcessNames()
         self.attached: dict[str, int] = {}
-        self.failed: dict[str, str] = {}
+        self._exceptions = 0
+        self.choice: Choice | None = None
+        self.counting = False
+        """Whether the kernel counts the programs' runs (set by :class:`iretrace.collect.overhead.Overhead`)."""
         rings_fd = self._module[b"rings"].map_fd
         try:
             for cpu in cpus:
@@ -95,50 +131,68 @@ class Probes:
         for index, (low, high) in stubs.items():
             syscalls.update_element(map_fd, struct.pack("=I", index), struct.pack("=QQ", low, high))
 
-    def attach(self, unusable: dict[str, str]) -> None:
-        """Attach every hook this kernel has; the others go to :attr:`failed` with the reason.
-
-        Args:
-            unusable: hooks not to try, with the reason (:func:`iretrace.collect.hooks.unusable`).
+    def choose(
+        self,
+        *,
+        classes: Iterable[HookClass],
+        refused: Mapping[str, str],
+        provoke: Callable[[], frozenset[str]] = stimuli.provoke,
+    ) -> Choice:
+        """Attach the best hooks that work here (:func:`iretrace.collect.choice.choose`).
 
         Raises:
             MachineError: a program was refused by the verifier, or nothing could be attached.
         """
-        self.failed.update(unusable)
-        for hook in HOOKS:
-            if hook.tracepoint not in unusable:
-                self._attach(hook)
-        if not self.attached:
-            reason = next(iter(self.failed.values()), "no hook")
+        classes = tuple(classes)
+        self._exceptions = sum(1 << vector for item in classes for vector in item.vectors if vector < 32)
+        self._set(user_exits=False)
+        choice = self.choice = choose(self, classes=classes, refused=refused, provoke=provoke)
+        if not choice.attached:
+            reason = next(iter(choice.refused.values()), "no hook")
             raise MachineError("BPF", f"no probe could be attached ({reason})", remedy="iretrace doctor")
         for hook in PROCESS_HOOKS:
-            if hook.tracepoint not in unusable:
-                self._attach(hook)
+            if hook.name not in refused:
+                self.attach(hook)
+        self._set(user_exits=choice.user_exits)
+        return choice
 
-    def _attach(self, hook: Hook) -> None:
+    def _set(self, *, user_exits: bool) -> None:
+        settings = struct.pack("=QII", self._last_nmi_handler, user_exits, self._exceptions)
+        syscalls.update_element(self._module[b"settings"].map_fd, struct.pack("=I", 0), settings)
+
+    def attach(self, hook: Hook) -> str:
+        """Load and attach one hook's program; returns why it could not be, or an empty string.
+
+        Raises:
+            MachineError: a program on a tracepoint, which every kernel should take, was refused.
+        """
+        bpf = self._bcc.BPF
         with bcc_loader.captured_stderr() as output:
             try:
-                function = self._module.load_func(hook.program.encode(), self._bcc.BPF.RAW_TRACEPOINT)
+                kind = bpf.RAW_TRACEPOINT if hook.kind is Kind.TRACEPOINT else bpf.TRACING
+                function = self._module.load_func(hook.program.encode(), kind)
             except Exception as error:  # noqa: BLE001 - BCC raises Exception itself
                 problem: Exception | None = error
             else:
                 problem = None
         if problem is not None:
             reason = bcc_loader.first_error(output.text or str(problem))
-            raise MachineError(
-                "BPF",
-                f"the kernel refused the program {hook.program} ({reason})",
-                remedy="iretrace doctor",
-            )
+            if hook.kind is Kind.TRACEPOINT:
+                raise MachineError(
+                    "BPF", f"the kernel refused the program {hook.program} ({reason})", remedy="iretrace doctor"
+                )
+            return f"the kernel refused the program ({reason})"
         with bcc_loader.captured_stderr():
-            fd = self._bcc.lib.bpf_attach_raw_tracepoint(function.fd, hook.tracepoint.encode())
+            if hook.kind is Kind.TRACEPOINT:
+                fd = self._bcc.lib.bpf_attach_raw_tracepoint(function.fd, hook.target.encode())
+            else:
+                fd = self._bcc.lib.bpf_attach_kfunc(function.fd)
         if fd < 0:
             number = ctypes.get_errno()
-            self.failed[hook.tracepoint] = (
-                "this kernel has no such tracepoint" if number == errno.ENOENT else os.strerror(number)
-            )
-            return
-        self.attached[hook.tracepoint] = fd
+            missing = hook.kind is Kind.TRACEPOINT and number == errno.ENOENT
+            return "this kernel has no such tracepoint" if missing else f"cannot be attached ({os.strerror(number)})"
+        self.attached[hook.name] = fd
+        return ""
 
     def drain_names(self, clock: Clock) -> None:
         """Take in what processes were called since the last time."""
@@ -147,7 +201,15 @@ class Probes:
             clock.to_tsc(records)
             self.processes.take(records)
 
-    def detach(self) -> None:
+    def detach(self, hook: Hook) -> None:
+        """Take one hook away again."""
+        os.close(self.attached.pop(hook.name))
+
+    def runs(self, hook: Hook) -> int | None:
+        """How often a loaded hook's program ran; ``None`` where the kernel did not count (BPF_STATS_RUN_TIME)."""
+        return syscalls.program_info(self._module.funcs[hook.program.encode()].fd).run_cnt if self.counting else None
+
+    def detach_all(self) -> None:
         """Detach every hook; the programs and what they counted stay until :meth:`close`."""
         for fd in self.attached.values():
             os.close(fd)
@@ -164,22 +226,24 @@ class Probes:
             ]
         return found + self.processes.losses()
 
-    def left_out(self) -> tuple[int, int]:
-        """Traps that the filters left out: NMIs apart, as the second number."""
+    def left_out(self) -> int:
+        """Traps that the filters left out."""
         table = self._module[b"filtered_out"]
-        others, nmis = (sum(map(int, table[ctypes.c_int(index)])) for index in (0, 1))
-        return others, nmis
+        return sum(sum(map(int, table[ctypes.c_int(index)])) for index in (0, 1))
+
+    def passed(self) -> int:
+        """Runs of the programs that rightly wrote no event: of a hook that others share, or that stands back."""
+        return sum(int(state.passed) for state in self._module[b"cpu_state"][ctypes.c_int(0)])
 
     def hooks(self) -> list[footers.Hook]:
-        """Every hook, and what the kernel measured of its program."""
-        found = []
-        for hook in HOOKS:
-            name = hook.tracepoint
-            if name in self.failed:
-                found.append(footers.Hook(name=name, attached=False, reason=self.failed[name]))
-            else:
-                found.append(footers.Hook(name=name, attached=True))
-        return found
+        """Every hook, and why those that are not attached are not."""
+        refused = self.choice.refused if self.choice is not None else {}
+        return [
+            footers.Hook(name=name, attached=True)
+            if name in self.attached
+            else footers.Hook(name=name, attached=False, reason=refused.get(name, "not needed"))
+            for name in BY_NAME
+        ]
 
     def program_runs(self) -> dict[str, syscalls.ProgInfo]:
         """The kernel's statistics of each program, by its name (BPF_STATS_RUN_TIME must have been on)."""
@@ -200,31 +264,3 @@ class Probes:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def read_idt() -> bytes:
-    """The live IDT, 4096 bytes.
-
-    Raises:
-        MachineError: BPF may not read kernel memory here.
-    """
-    bcc = bcc_loader.load()
-    module: Any = bcc_loader.new_module(bcc, [BPF_DIR / "idt.bpf.c"], [])
-    try:
-        with bcc_loader.captured_stderr() as output:
-            try:
-                function = module.load_func(b"read_idt", bcc.BPF.RAW_TRACEPOINT)
-            except Exception:  # noqa: BLE001 - BCC raises Exception itself
-                function = None
-        if function is None:
-            raise MachineError("IDT", f"could not be read ({bcc_loader.first_error(output.text)})")
-        try:
-            syscalls.run_raw_tracepoint_once(function.fd)
-        except OSError as error:
-            raise MachineError("IDT", f"could not be read ({error.strerror})") from None
-        copy = module[b"idt"][ctypes.c_int(0)]
-        if copy.status != 0:
-            raise MachineError("IDT", f"is not at {kernel.IDT_ADDRESS:#x} (error {copy.status})")
-        return bytes(copy.bytes)
-    finally:
-        module.cleanup()

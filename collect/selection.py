@@ -80,11 +80,9 @@ def select(asked: Iterable[str], classes: Sequence[HookClass]) -> frozenset[str]
 
 
 def not_asked(classes: Sequence[HookClass], wanted: frozenset[str]) -> dict[str, str]:
-    """Tracepoints that serve only classes that were not asked for, with that as the reason."""
-    serving = {hook for item in classes if item.name in wanted for hook in (*item.entries, *item.exits)}
-    return {
-        hook.tracepoint: NOT_ASKED for item in classes for hook in (*item.entries, *item.exits) if hook not in serving
-    }
+    """Hooks that serve only classes that were not asked for, with that as the reason."""
+    serving = {hook for item in classes if item.name in wanted for hook in item.hooks}
+    return {hook.name: NOT_ASKED for item in classes for hook in item.hooks if hook not in serving}
 
 
 def mark(classes: Iterable[TrapClass], known: Sequence[HookClass], wanted: frozenset[str]) -> list[TrapClass]:

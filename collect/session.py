@@ -10,17 +10,17 @@ import msgspec
 from iretrace import _native, output
 from iretrace import footer as footers
 from iretrace.collect import preflight, selection
-from iretrace.collect.btf import kernel_prototypes
+from iretrace.collect.choice import handled, trap_classes, unusable
 from iretrace.collect.clock import open_clock, take_anchor
 from iretrace.collect.crosscheck import CrossCheck, read_interrupts
 from iretrace.collect.drain import Drain, Progress
 from iretrace.collect.ending import Stop, end_child, spawn
 from iretrace.collect.facts import gather
-from iretrace.collect.hooks import CLASSES, trap_classes, unusable
+from iretrace.collect.hooks import CLASSES
 from iretrace.collect.options import CollectOptions, Outcome
 from iretrace.collect.overhead import Overhead
 from iretrace.collect.partial import Contents, Header, PartialWriter, copy_sorted
-from iretrace.collect.probes import ProbeOptions, Probes
+from iretrace.collect.probes import ProbeOptions, Probes, lack_of_fentry
 from iretrace.errors import MachineError, OutputError
 from iretrace.trace import writing
 
@@ -105,8 +105,19 @@ class _Recording:
     def record(self, stop: Stop, report: Callable[[Progress], None]) -> Contents:
         """Attach, drain until stopped, detach; the events are then in the partial file."""
         options = self.options
+        asked = [item for item in handled(CLASSES, self._facts.gates) if item.name in self._wanted]
+        no_fentry = lack_of_fentry(self._facts.prototypes)
+        refused = unusable(
+            self._facts.prototypes, no_fentry=no_fentry, last_nmi_handler=self._facts.last_nmi_handler
+        ) | selection.not_asked(CLASSES, self._wanted)
         probes = self._probes = Probes(
-            ProbeOptions(ring_bytes=options.ring_bytes, use_tsc=bool(self._clock.fds), filters=options.filters),
+            ProbeOptions(
+                ring_bytes=options.ring_bytes,
+                use_tsc=bool(self._clock.fds),
+                functions=no_fentry is None,
+                last_nmi_handler=self._facts.last_nmi_handler,
+                filters=options.filters,
+            ),
             self._cpus,
         )
         probes.set_tsc_counters(self._clock.fds)
@@ -116,9 +127,9 @@ class _Recording:
         wall_begin, own_begin = time.monotonic(), time.process_time()
         try:
             overhead.start()
-            probes.attach(unusable(kernel_prototypes()) | selection.not_asked(CLASSES, self._wanted))
+            choice = probes.choose(classes=asked, refused=refused)
             hooks = probes.hooks()
-            classes = selection.mark(trap_classes(probes.attached, self._facts.gates), CLASSES, self._wanted)
+            classes = selection.mark(trap_classes(choice, self._facts.gates), CLASSES, self._wanted)
             probes.processes.look_up()
             start_tsc = _native.rdtsc()
             self.footer = msgspec.structs.replace(
@@ -141,7 +152,7 @@ class _Recording:
             stop_tsc = _native.rdtsc()
             probes.drain_names(self._clock)
             probes.processes.look_up()
-            probes.detach()
+            probes.detach_all()
         finally:
             overhead.stop()
             end_child(child)
@@ -152,7 +163,7 @@ class _Recording:
         last = take_anchor()
         khz = footers.khz_between(self._anchor, last)
         counted = probes.losses()
-        left_out, nmis_left_out = probes.left_out()
+        left_out = probes.left_out()
         losses = (
             counted
             + overhead.skipped()
@@ -165,7 +176,7 @@ class _Recording:
             self.footer,
             hooks=overhead.hooks(hooks),
             losses=losses,
-            filters=msgspec.structs.replace(self.footer.filters, left_out=left_out + nmis_left_out),
+            filters=msgspec.structs.replace(self.footer.filters, left_out=left_out),
             processes=probes.processes.of_trace(),
             clock=msgspec.structs.replace(self.footer.clock, tsc_khz=khz, anchors=[self._anchor, last]),
             overhead=overhead.summary(

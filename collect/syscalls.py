@@ -16,12 +16,17 @@ _SYS_BPF: Final = 321
 
 _BPF_MAP_CREATE: Final = 0
 _BPF_MAP_UPDATE_ELEM: Final = 2
+_BPF_PROG_LOAD: Final = 5
 _BPF_PROG_TEST_RUN: Final = 10
 _BPF_OBJ_GET_INFO_BY_FD: Final = 15
+_BPF_RAW_TRACEPOINT_OPEN: Final = 17
 _BPF_ENABLE_STATS: Final = 32
 _BPF_STATS_RUN_TIME: Final = 0
 
 MAP_TYPE_RINGBUF: Final = 27
+_PROG_TYPE_TRACING: Final = 26
+_TRACE_FENTRY: Final = 24
+_EXIT_0: Final = bytes.fromhex("b700000000000000 9500000000000000")  # r0 = 0; exit
 
 PERF_FLAG_FD_CLOEXEC: Final = 8
 
@@ -112,6 +117,28 @@ def run_raw_tracepoint_once(program_fd: int) -> None:
     # prog_fd, retval, data_size_in/out, data_in/out, repeat, duration, ctx_size_in/out, ctx_in/out, flags, cpu
     attr = struct.pack("=IIIIQQIIIIQQII", program_fd, 0, 0, 0, 0, 0, 0, 0, 8, 0, ctypes.addressof(arguments), 0, 0, 0)
     _bpf(_BPF_PROG_TEST_RUN, attr)
+
+
+def try_fentry(btf_id: int) -> None:
+    """Load a program that does nothing, attach it to the entry of a kernel function, and take it away again.
+
+    Args:
+        btf_id: the function's type id in the kernel's BTF.
+
+    Raises:
+        OSError: this kernel has no fentry, or not for this function.
+    """
+    code = ctypes.create_string_buffer(_EXIT_0, len(_EXIT_0))
+    licence = ctypes.create_string_buffer(b"GPL")
+    # prog_type, insn_cnt, insns, license, then zeros to expected_attach_type (68) and attach_btf_id (108)
+    attr = struct.pack("=IIQQ", _PROG_TYPE_TRACING, 2, ctypes.addressof(code), ctypes.addressof(licence))
+    attr = attr.ljust(68, b"\0") + struct.pack("=I", _TRACE_FENTRY)
+    attr = attr.ljust(108, b"\0") + struct.pack("=I", btf_id)
+    program = _bpf(_BPF_PROG_LOAD, attr)
+    try:
+        os.close(_bpf(_BPF_RAW_TRACEPOINT_OPEN, struct.pack("=QI", 0, program)))
+    finally:
+        os.close(program)
 
 
 def enable_run_time_stats() -> int:

@@ -78,10 +78,15 @@ HOOK_NAMES: Final = (
     "irq_handler_entry",
     "irq_handler_exit",
     "nmi_handler",
+    "function_entry",
+    "function_exit",
+    "die_chain",
+    "die_chain_exit",
+    "exit_to_user",
+    "sched_switch",
+    "nmi_last_handler",
 )
 """Names of ``enum trap_hook``, as stored in the ``hook`` column."""
-
-HOOK_NMI_HANDLER: Final = HOOK_NAMES.index("nmi_handler")
 
 LOSS_CAUSES: Final = ("ring-full", "nmi-ring-busy", "tsc-unreadable", "frame-unread", "target-unknown", "process-names")
 """Causes of ``enum trap_loss``, by :mod:`iretrace.losses`."""

@@ -12,7 +12,7 @@ import click
 
 from iretrace.analysis.query_tables import TABLES
 from iretrace.cli import iretrace
-from iretrace.collect.hooks import CLASSES
+from iretrace.collect.hooks import CLASSES, HOOKS, USER_EXITS, HookClass
 from iretrace.importers.mapping import RULES, Rule
 from iretrace.losses import CAUSES
 from iretrace.schema import EVENT_COLUMNS, PREDICTION_COLUMNS, Column
@@ -38,12 +38,12 @@ def reference() -> str:
     parts += ["## Losses", "", "| cause | severity | stage | meaning | remedy |", "|---|---|---|---|---|"]
     parts += [f"| `{c.name}` | {c.severity} | {c.stage} | {c.doc} | {c.remedy} |" for c in CAUSES]
     parts += ["", "## Classes of trap and their hooks", ""]
+    parts += ["For each class the ways to see it, best first. `†`: its returns to user mode are seen by", ""]
+    parts += [", ".join(f"`{hook.name}`" for hook in USER_EXITS) + " where the kernel has them.", ""]
     parts += ["| class | vectors | entry | exit | frame | what it cannot show |", "|---|---|---|---|---|---|"]
-    for item in CLASSES:
-        vectors = ", ".join(f"{vector:#x}" for vector in item.vectors) or "any"
-        entries = ", ".join(f"`{hook.tracepoint}`" for hook in item.entries)
-        exits = ", ".join(f"`{hook.tracepoint}`" for hook in item.exits) or "none"
-        parts.append(f"| {item.name} | {vectors} | {entries} | {exits} | {item.frame or 'none'} | {item.lacks} |")
+    parts += [row for item in CLASSES for row in _ways(item)]
+    parts += ["", "### Where the kernel has them", "", "| hook | arguments | source |", "|---|---|---|"]
+    parts += [f"| `{hook.name}` | `({', '.join(hook.arguments)})` | {hook.source} |" for hook in HOOKS]
     parts += [
         "",
         "## What import makes of events",
@@ -53,6 +53,18 @@ def reference() -> str:
     ]
     parts += ["| tracepoint | becomes | from its fields | to know |", "|---|---|---|---|", *map(_rule, RULES)]
     return "\n".join(parts) + "\n"
+
+
+def _ways(item: HookClass) -> list[str]:
+    vectors = ", ".join(f"{vector:#x}" for vector in item.vectors) or "any"
+    rows = []
+    for way in item.ways:
+        entries = ", ".join(f"`{hook.name}`" for hook in way.entries)
+        exits = [f"`{hook.name}`" for hook in way.exits] + ["†"] * way.user_exits
+        rows.append(
+            f"| {item.name} | {vectors} | {entries} | {', '.join(exits) or 'none'} | {way.frame} | {way.lacks} |"
+        )
+    return rows
 
 
 def _rule(rule: Rule) -> str:

@@ -8,7 +8,7 @@ and names the path of what is wrong (msgspec).
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -115,10 +115,16 @@ class TrapClass(msgspec.Struct, frozen=True, kw_only=True):
     """Hook that saw entries; ``None``: entries cannot be seen."""
     exit: str | None = None
     """Hook that saw exits; ``None``: exits cannot be seen, and a trap of this class has no end."""
+    exits_to: Literal["any", "user"] = "any"
+    """Which of its returns the exit's hooks see: ``user``: those to user mode alone."""
     frame: str | None = None
     """How the interrupted frame was found; ``None``: it was not."""
     lacks: str = ""
     """What is missing and why, for people."""
+    unproven: list[str] = []
+    """Its hooks that are attached and had not run when the recording began."""
+    passed_over: list[str] = []
+    """Better ways to see it, each with what this kernel lacks for it, for people."""
 
 
 class Loss(msgspec.Struct, frozen=True, kw_only=True):

@@ -187,7 +187,7 @@ static ALWAYS_INLINE bool enter(struct engine *engine, struct cpu *cpu, const st
 		while (cpu->depth)
 			end_top(engine, cpu, number, END_IMPLIED);
 	}
-	if (engine->exitless[slot]) {
+	if (engine->exitless[slot] >> ((run->block.frame[k] & FRAME_TARGET) >> CONTEXT_SHIFT) & 1) {
 		struct trap point;
 
 		load_trap(run, k, &point);

@@ -103,7 +103,7 @@ struct engine {
 	uint8_t is_exit_8[256]; /* the same for indices of one byte, which need no check then */
 	/* Of the trace. */
 	struct cpu **cpus;
-	uint8_t exitless[N_SLOTS];
+	uint8_t exitless[N_SLOTS]; /* bit TARGET_*: no hook sees returns to there */
 	uint8_t counted[N_SLOTS]; /* some configuration goes up here */
 	uint8_t spread[256][8];	  /* the bits of a byte, one a byte */
 	uint8_t *effects;	  /* EFFECT_ bits [configuration][slot] */

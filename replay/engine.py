@@ -4,9 +4,10 @@ The loop itself is ``replay/engine.c``; :mod:`iretrace.replay.twin` is the same 
 
 Semantics. Per CPU a stack: entries push, exits pop. Pairs are found by vector, or by IRQ number where the vector
 is null. An exit that is not on top ends the traps above its match without an exit of their own; an exit without
-a match is a return all the same. Vectors whose exits no hook sees return at their entry. With losses, an entry
-from user mode ends everything open on its CPU. A stack deeper than :data:`MAX_DEPTH` ends its oldest trap. Every
-entry and every orphan exit gives exactly one return.
+a match is a return all the same. Vectors whose exits no hook sees return at their
+entry; so do those of whose exits hooks see the ones to user mode alone, where they come from the kernel. With losses,
+an entry from user mode ends everything open on its CPU. A stack deeper than :data:`MAX_DEPTH` ends its oldest trap.
+Every entry and every orphan exit gives exactly one return.
 """
 
 from __future__ import annotations
@@ -96,29 +97,33 @@ class Pairing:
         kernel_cs: the kernel's code segment; ``None``: not known.
         nmi_text: half-open ranges of the NMI entry and exit code.
         exitless: slots (vectors, or :data:`~iretrace.replay.policies.DEVICE`) whose exits no hook sees.
+        kernel_exitless: slots of whose exits hooks see those to user mode alone.
         lossy: events are missing, so that an entry from user mode ends all that is open on its CPU.
     """
 
     kernel_cs: int | None = None
     nmi_text: tuple[tuple[int, int], ...] = ()
     exitless: frozenset[int] = frozenset()
+    kernel_exitless: frozenset[int] = frozenset()
     lossy: bool = False
 
     @classmethod
     def from_footer(cls, footer: Footer) -> Pairing:
         """What a trace's footer says of pairing it."""
         with_exit: set[int] = set()
+        to_user: set[int] = set()
         without: set[int] = set()
         for trap_class in footer.classes:
             slots = trap_class.vectors or ([DEVICE] if trap_class.name == "device" else [])
             if trap_class.exit is not None:
-                with_exit.update(slots)
+                (to_user if trap_class.exits_to == "user" else with_exit).update(slots)
             elif trap_class.entry is not None:
                 without.update(slots)
         return cls(
             kernel_cs=footer.kernel_cs,
             nmi_text=tuple((low, high) for low, high in footer.nmi_text),
-            exitless=frozenset(without - with_exit),
+            exitless=frozenset(without - with_exit - to_user),
+            kernel_exitless=frozenset(to_user - with_exit),
             lossy=footer.is_lossy(),
         )
 
@@ -134,6 +139,13 @@ class Rows:
 
     returns: NDArray[Any]
     nest: NDArray[np.uint16]
+
+
+def _exitless_targets(pairing: Pairing, slot: int) -> int:
+    """A bit for each :class:`~iretrace.replay.contexts.Target` that returns go to unseen."""
+    if slot in pairing.exitless:
+        return sum(1 << target for target in contexts.Target)
+    return 1 << contexts.Target.KERNEL if slot in pairing.kernel_exitless else 0
 
 
 class Engine:
@@ -159,7 +171,7 @@ class Engine:
         self._native = _native.engine_new(
             -1 if pairing.kernel_cs is None else pairing.kernel_cs,
             pairing.lossy,
-            bytes(slot in pairing.exitless for slot in range(contexts.N_SLOTS)),
+            bytes(_exitless_targets(pairing, slot) for slot in range(contexts.N_SLOTS)),
             np.array(disjoint(pairing.nmi_text), np.uint64).tobytes(),
             b"".join(_effects(counter) for counter in counters),
             cells,

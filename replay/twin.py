@@ -122,7 +122,9 @@ class Twin:
         if self._pairing.lossy and trap.target is Target.OTHER:
             while cpu.stack:
                 self._end_top(number, End.IMPLIED)
-        exitless = trap.slot in self._pairing.exitless
+        exitless = trap.slot in self._pairing.exitless or (
+            trap.slot in self._pairing.kernel_exitless and trap.target is Target.KERNEL
+        )
         if not exitless and len(cpu.stack) == MAX_DEPTH:
             self._give_back(number, cpu.stack.pop(0), depth=0, nmi_below=False, exit_tsc=None, end=End.OVERFLOW)
         for k, counter in enumerate(self._counters):

@@ -122,5 +122,6 @@ pairings = st.builds(
     kernel_cs=st.sampled_from((None, KERNEL_CS)),
     nmi_text=st.sampled_from(((), NMI_TEXT, ((0x1000, 0x1200), (0x1100, 0x1400)), ((0, 2**64 - 1),))),
     exitless=st.frozensets(st.sampled_from((PF, NMI, MC, DEVICE)), max_size=2),
+    kernel_exitless=st.frozensets(st.sampled_from((PF, DB, MC, DEVICE)), max_size=2),
     lossy=st.booleans(),
 )

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from iretrace.collect.crosscheck import CrossCheck, Reading, parse_interrupts
-from iretrace.collect.wire import HOOK_NAMES, TRAP_EVENT
+from iretrace.collect.wire import SEEN_VECTOR, TRAP_EVENT
 from iretrace.footer import TrapClass
+from iretrace.schema import PHASES
 
 TIMER = TrapClass(name="timer", vectors=[0xEC], entry="e", exit="x")
 TEXT = """\
@@ -25,7 +26,8 @@ def crosscheck(known: int, events: list[tuple[int, str]]) -> list[tuple[str, int
     check = CrossCheck(begin, [TIMER], [0])
     array = np.zeros(len(events), TRAP_EVENT)
     array["tsc"] = [tsc for tsc, _ in events]
-    array["hook"] = [HOOK_NAMES.index(f"irq_vectors_{phase}") for _, phase in events]
+    array["phase"] = [PHASES.index(phase) for _, phase in events]
+    array["seen"] = SEEN_VECTOR
     array["vector"] = 0xEC
     check.add(array[: len(array) // 2])
     check.end(Reading(before=900, after=910, counts={"LOC": {0: 1000 + known}}))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
-from iretrace.collect import bcc, btf, clock, facts, hooks, kernel, preflight, syscalls
+from iretrace.collect import bcc, btf, clock, facts, kernel, preflight, syscalls
 from iretrace.commands.doctor_ import command as doctor
 from iretrace.errors import MachineError
 from iretrace.footer import Gate
@@ -144,41 +144,6 @@ def test_hidden_symbols_are_not_passed_off_as_relative_addresses() -> None:
         facts.text_base_of(hidden, raw_addresses=False)
     assert facts.text_base_of(hidden, raw_addresses=True) == 0
     assert facts.text_base_of(kernel.parse_kallsyms(SYMBOLS.splitlines()), raw_addresses=False) == 0xFFFFFFFF81000000
-
-
-def test_classes_say_what_is_missing() -> None:
-    """Without a tracepoint its class says so; what the IDT handles and no hook sees is listed."""
-    attached = {"page_fault_user", "local_timer_entry", "local_timer_exit"}
-    gates = [
-        Gate(vector=3, handler="asm_exc_int3"),
-        Gate(vector=0x30, handler=""),
-        Gate(vector=14, handler="asm_exc_x"),
-    ]
-    classes = {item.name: item for item in hooks.trap_classes(attached, gates)}
-    assert classes["timer"].entry == "local_timer_entry"
-    assert classes["timer"].exit == "local_timer_exit"
-    assert classes["#PF"].exit is None
-    assert "page_fault_kernel" in classes["#PF"].lacks
-    assert classes["reschedule"].entry is None
-    assert classes["reschedule"].frame is None
-    assert classes["#BP"].lacks.startswith("entry and exit")
-    assert "irq 0x30" not in classes
-
-
-def test_tracepoints_with_other_arguments_are_not_used() -> None:
-    """A prototype that differs from what the program reads is refused with both."""
-
-    class Changed:
-        def parameters(self, tracepoint: str) -> tuple[str, ...] | None:
-            if tracepoint == "page_fault_user":
-                return ("pt_regs*", "long unsigned int")
-            known = {hook.tracepoint: hook.arguments for hook in (*hooks.HOOKS, *hooks.PROCESS_HOOKS)}
-            return known[tracepoint] or ("task_struct*", "bool")  # () is: none of them is read
-
-    assert hooks.unusable(Changed()) == {  # type: ignore[arg-type]
-        "page_fault_user": "its arguments are (pt_regs*, long unsigned int), "
-        "not (long unsigned int, pt_regs*, long unsigned int)"
-    }
 
 
 @pytest.mark.parametrize("data", [b"", b"\x9f\xeb", b"ELF!" * 20, b"\x9f\xeb\x01\x00" + b"\x00" * 10])

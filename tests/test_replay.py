@@ -267,13 +267,16 @@ def test_classes_say_who_has_no_exit() -> None:
             TrapClass(name="#PF", vectors=[14], entry="e"),
             TrapClass(name="#DB user", vectors=[1], entry="e"),
             TrapClass(name="#DB kernel", vectors=[1], entry="e", exit="x"),
+            TrapClass(name="#DE", vectors=[0], entry="e", exit="x", exits_to="user"),
             TrapClass(name="#DF", vectors=[8]),
             TrapClass(name="device", entry="e"),
             TrapClass(name="other", entry="e"),
         ],
         losses=[Loss(cause="ring-full", count=1)],
     )
-    assert Pairing.from_footer(footer) == Pairing(exitless=frozenset({14, DEVICE}), lossy=True)
+    assert Pairing.from_footer(footer) == Pairing(
+        exitless=frozenset({14, DEVICE}), kernel_exitless=frozenset({0}), lossy=True
+    )
 
 
 CALIBRATED = Footer(

@@ -13,6 +13,7 @@ from iretrace.errors import EXIT_FAILED, EXIT_OK
 
 if TYPE_CHECKING:
     from iretrace.collect.preflight import Examination
+    from iretrace.footer import TrapClass
 
 
 @click.command(
@@ -45,6 +46,13 @@ def command(*, as_json: bool) -> int:
     return EXIT_OK if found.can_record else EXIT_FAILED
 
 
+def _seen_by(item: TrapClass) -> str:
+    """The kinds of its entry hooks, with a question mark where none has run yet."""
+    names = (item.entry or "").split(", ")
+    kinds = dict.fromkeys(name.partition(":")[0] if ":" in name else "tracepoint" for name in names)
+    return ", ".join(kinds) + ("?" if set(names) <= set(item.unproven) else "")
+
+
 def _print(found: Examination) -> None:
     for check in found.checks:
         mark = "ok  " if check.ok else ("LACK" if check.required else "less")
@@ -57,21 +65,26 @@ def _print(found: Examination) -> None:
     from rich.table import Table  # noqa: PLC0415
 
     table = Table(title="What each class of trap shows on this kernel", title_justify="left", box=None, pad_edge=False)
-    for heading in ("class", "vector", "entry", "exit", "frame", "lacks"):
+    for heading in ("class", "vector", "entry by", "exit", "frame", "lacks"):
         table.add_column(heading, overflow="fold")
     seen = [item for item in found.classes if item.entry]
     for item in seen:
-        frame = "-" if item.frame is None else ("argument" if "tracepoint" in item.frame else "stack")
+        frame = "-" if item.frame is None else ("stack" if "stack" in item.frame else "argument")
         table.add_row(
             item.name,
             ",".join(f"{vector:#x}" for vector in item.vectors) or "any",
-            "yes",
-            "yes" if item.exit else "no",
+            _seen_by(item),
+            "no" if item.exit is None else ("yes" if item.exits_to == "any" else "to user"),
             frame,
             item.lacks,
         )
     click.echo()
     Console().print(table)
+    if any(item.unproven for item in seen):
+        click.echo("\n?: attached, but not seen to run yet; a class that cannot be provoked harmlessly stays unproven.")
+    for item in seen:
+        for reason in item.passed_over:
+            click.echo(f"{item.name} has no better way here: {reason}")
     unseen = [item.name for item in found.classes if not item.entry]
     if unseen:
         click.echo(f"\nHandled by this kernel, but shown by no hook: {', '.join(unseen)}")

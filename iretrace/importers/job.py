@@ -159,10 +159,9 @@ def classes_of(seen: Collection[tuple[int | None, str, str]], recorded: Collecti
     """
     named: set[tuple[int | None, str, str]] = set()
     for item in CLASSES:
-        for phase, hooks in (("entry", item.entries), ("exit", item.exits)):
-            for hook in hooks:
-                if hook.tracepoint in recorded:
-                    named.update((vector, phase, hook.tracepoint) for vector in item.vectors or (None,))
+        for phase, hook in item.tracepoints:
+            if hook.target in recorded:
+                named.update((vector, phase, hook.target) for vector in item.vectors or (None,))
     known = {(vector, phase) for vector, phase, _ in named}
     others = {(vector, phase, "tracepoint") for vector, phase, _ in seen if (vector, phase) not in known}
     return mapping.classes(named | others)

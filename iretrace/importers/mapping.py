@@ -132,7 +132,7 @@ HOOKS: Final = tuple(dict.fromkeys(rule.hook for rule in RULES if rule.trap))
 """Names in the ``hook`` column, as ``collect`` has them; a row's ``hook`` is an index into this."""
 
 
-NAMED: Final = {hook.tracepoint: item.name for item in CLASSES for hook in (*item.entries, *item.exits) if item.vectors}
+NAMED: Final = {hook.target: item.name for item in CLASSES for _, hook in item.tracepoints if item.vectors}
 """The class of each tracepoint whose vector is known by its name."""
 
 

@@ -7,6 +7,7 @@
 
 extern PyMethodDef iretrace_tsc_methods[];       /* collect/tsc.c */
 extern PyMethodDef iretrace_returns_methods[];   /* collect/returns.c */
+extern PyMethodDef iretrace_traps_methods[];     /* collect/traps.c */
 extern PyMethodDef iretrace_engine_methods[];    /* replay/engine_module.c */
 extern PyMethodDef iretrace_count_methods[];     /* analysis/count.c */
 extern PyMethodDef iretrace_rows_methods[];      /* iretrace/importers/rows.c */
