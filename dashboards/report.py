@@ -11,16 +11,22 @@ from iretrace.dashboards.page import Figures, Section, render
 
 if TYPE_CHECKING:
     from iretrace.analysis.study import Study
+    from iretrace.dashboards.comparison import Comparison
 
 
-def report(study: Study) -> str:
+def report(study: Study, compared: Comparison | None = None) -> str:
     """The report as one HTML document that loads nothing; at most 6 MB whatever the trace's length.
 
     Args:
         study: :func:`iretrace.analysis.study.study`.
+        compared: the trace beside another, where that is wanted.
     """
     page = Figures()
     made = sections(study, page)
+    if compared is not None:
+        from iretrace.dashboards import comparison  # noqa: PLC0415 - what it needs is not needed without
+
+        made.insert(1, comparison.section(compared, page))
     file = study.result.trace.path.name
     host = study.footer.host.name
     return render(

@@ -7,16 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from iretrace.commands.store_option import store_option
 from iretrace.errors import EXIT_OK
 
 if TYPE_CHECKING:
     from iretrace.analysis.totals import Estimate, Totals
+    from iretrace.dashboards.comparison import Comparison
+    from iretrace.replay.policies import Policy
 
 EPILOG = """\b
 Examples:
   iretrace report run.parquet
   iretrace report run.parquet --policy iret -o today.html
   iretrace report run.parquet --force --json
+  iretrace report after.parquet --compare before.parquet
+  iretrace report after.parquet --compare workload=build --store runs/
 """
 
 
@@ -30,9 +35,27 @@ Examples:
     metavar="FILE",
     help="HTML file to write; default: TRACE's name with .report.html for .parquet, in the current directory.",
 )
+@click.option(
+    "--compare",
+    "base",
+    metavar="BASE",
+    help="Show also what differs from BASE: a trace, or runs of --store (see compare).",
+)
+@click.option("--anyway", is_flag=True, help="Compare also what differs in CPU, clock, filters or workload.")
+@store_option
 @click.option("-f", "--force", is_flag=True, help="Replace the file if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written and the totals as JSON.")
-def command(trace: Path, policy: str, output: Path | None, *, force: bool, as_json: bool) -> int:
+def command(  # noqa: PLR0913 - one parameter an option
+    trace: Path,
+    policy: str,
+    output: Path | None,
+    *,
+    base: str | None,
+    anyway: bool,
+    url: str,
+    force: bool,
+    as_json: bool,
+) -> int:
     """Show what TRACE says of the policy, in one HTML file that works offline.
 
     Which returns could use RET, which rule said so, rates, latencies, nesting, the projected saving and the hazards;
@@ -54,7 +77,8 @@ def command(trace: Path, policy: str, output: Path | None, *, force: bool, as_js
 
     with progress("reading", opened.n_events) as advance:
         studied = study(opened, chosen, progress=advance)
-    document = report(studied)
+    compared = None if base is None else _compared(trace, base, url, chosen, anyway=anyway)
+    document = report(studied, compared)
     with replacing(target, force=force) as temporary:
         # Bytes, because the digests of the scripts hold for these line ends.
         temporary.write_bytes(document.encode())
@@ -63,6 +87,37 @@ def command(trace: Path, policy: str, output: Path | None, *, force: bool, as_js
     else:
         click.echo(f"{target} written ({target.stat().st_size / 1e6:.1f} MB): open it in a browser")
     return EXIT_OK
+
+
+def _compared(trace: Path, base: str, store: str, policy: Policy, *, anyway: bool) -> Comparison:
+    """The trace beside the runs that ``--compare`` names."""
+    from iretrace.analysis.compare import MIN_EFFECT_PCT, compare  # noqa: PLC0415
+    from iretrace.console import progress  # noqa: PLC0415
+    from iretrace.dashboards.comparison import ONE_EACH, Comparison  # noqa: PLC0415
+    from iretrace.dashboards.html import clip, text  # noqa: PLC0415
+    from iretrace.store.comparable import obstacles, remarks  # noqa: PLC0415
+    from iretrace.store.rows import run_row  # noqa: PLC0415
+    from iretrace.store.sides import find_side  # noqa: PLC0415
+    from iretrace.store.summarize import summarize  # noqa: PLC0415
+    from iretrace.trace import open_trace  # noqa: PLC0415
+
+    old = find_side(base, store, policy, progress)
+    opened = open_trace(trace)
+    with progress(f"reading {trace} to compare", opened.n_events) as advance:
+        run = summarize(opened, [policy], progress=advance)
+    rows = [run_row(run.document, int(run.policies[0].count.sum()))]
+    against = obstacles(old.rows, rows)
+    one_each = [ONE_EACH] if len(old.runs) == 1 and old.runs[0].id != run.id else []
+    found = compare(old.runs, [run], policy=policy.name) if anyway or not against else []
+    return Comparison(
+        found=found,
+        base=text(clip(f"{base} ({len(old.runs)} runs)" if len(old.runs) > 1 else base)),
+        new=text(clip(trace.name)),
+        against=against,
+        notes=[*remarks([*old.rows, *rows]), *one_each],
+        policy=policy.name,
+        min_effect_pct=MIN_EFFECT_PCT,
+    )
 
 
 def default_output(trace: Path) -> Path:
