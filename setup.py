@@ -64,6 +64,7 @@ NATIVE = Extension(
     sources=[
         "iretrace/native/module.c",
         "collect/tsc.c",
+        "collect/capabilities.c",
         "collect/returns.c",
         "collect/traps.c",
         "replay/engine.c",

@@ -66,6 +66,7 @@ class TscCounters:
     """One ``msr/tsc`` counter a CPU, with its offset to the TSC."""
 
     source: Final = "msr-tsc"
+    rises: Final = True
 
     def __init__(self, cpus: list[int]) -> None:
         try:
@@ -99,8 +100,8 @@ class TscCounters:
     def moved(self) -> dict[int, int]:
         """CPUs whose counter no longer stands where it stood to the TSC, with by how many cycles at least.
 
-        A counter that was taken off its CPU for a while, or a TSC that jumped, shows here; CPUs that went offline too
-        long ago to ask are left out.
+        A counter that was taken off its CPU for a while, or a TSC that jumped, shows here; CPUs that went offline are
+        left out.
         """
         found = {}
         home = os.sched_getaffinity(0)
@@ -108,8 +109,8 @@ class TscCounters:
             for cpu, fd in self.fds.items():
                 try:
                     now = _offset(fd, cpu)
-                except OSError:
-                    continue
+                except (OSError, MachineError):
+                    continue  # offline, or offline for a while: the counter ended with it
                 before = self.offsets[cpu]
                 apart = abs(now.cycles - before.cycles) - now.error_cycles - before.error_cycles
                 if apart > 0:
@@ -157,6 +158,7 @@ class KtimeClock:
     """
 
     source: Final = "ktime"
+    rises: Final = False
 
     def __init__(self, first: Anchor, khz: float) -> None:
         self._first = first

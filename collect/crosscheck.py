@@ -107,9 +107,9 @@ class CrossCheck:
         wanted = (events["seen"] & SEEN_VECTOR != 0) & _COUNTED[events["vector"]] & (events["tsc"] > self._begin.before)
         if self._end is not None:
             wanted &= events["tsc"] < self._end.after
-        events = events[wanted]
-        slot = events["cpu"].astype(np.intp) * _VECTORS + events["vector"]
-        is_exit = events["phase"] == PHASES.index("exit")
+        at = np.flatnonzero(wanted)
+        slot = events["cpu"][at].astype(np.intp) * _VECTORS + events["vector"][at]
+        is_exit = events["phase"][at] == PHASES.index("exit")
         self._exits += np.bincount(slot[is_exit], minlength=self._exits.size)
         self._open[slot] = ~is_exit  # of several events of a slot the last one stays
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 
@@ -13,20 +14,27 @@ from iretrace.collect import preflight, selection
 from iretrace.collect.choice import handled, trap_classes, unusable
 from iretrace.collect.clock import open_clock, take_anchor
 from iretrace.collect.crosscheck import CrossCheck, read_interrupts
-from iretrace.collect.drain import Drain, Progress
+from iretrace.collect.drain import Buffers, Drain, Progress
 from iretrace.collect.ending import Stop, end_child, spawn
 from iretrace.collect.facts import gather
 from iretrace.collect.hooks import CLASSES
+from iretrace.collect.locked_memory import LockedMemory, peak_bytes
 from iretrace.collect.options import CollectOptions, Outcome
 from iretrace.collect.overhead import Overhead
 from iretrace.collect.partial import Contents, Header, PartialWriter, copy_sorted
+from iretrace.collect.privileges import give_up
 from iretrace.collect.probes import ProbeOptions, Probes, lack_of_fentry
+from iretrace.collect.watch import Watch
 from iretrace.errors import MachineError, OutputError
 from iretrace.trace import writing
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
+
+    from iretrace.collect.hooks import HookClass
+
+_LOOK_BRACKETS: Final = 20
 
 
 def collect(
@@ -86,6 +94,7 @@ class _Recording:
                 source=self._clock.source, error_cycles=self._clock.error_cycles, anchors=[self._anchor]
             ),
         )
+        self._memory = LockedMemory()
         self._probes: Probes | None = None
         self._writer: PartialWriter | None = None
         self.n_events = 0
@@ -96,14 +105,15 @@ class _Recording:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._memory.release()
         if self._probes is not None:
             self._probes.close()
         self._clock.close()
         if self._writer is not None:
             self._writer.close()
 
-    def record(self, stop: Stop, report: Callable[[Progress], None]) -> Contents:
-        """Attach, drain until stopped, detach; the events are then in the partial file."""
+    def _load(self) -> tuple[Probes, list[HookClass], dict[str, str]]:
+        """The probes, not attached yet; the classes that are asked for; hooks not to try, with the reason."""
         options = self.options
         asked = [item for item in handled(CLASSES, self._facts.gates) if item.name in self._wanted]
         no_fentry = lack_of_fentry(self._facts.prototypes)
@@ -122,6 +132,13 @@ class _Recording:
         )
         probes.set_tsc_counters(self._clock.fds)
         probes.set_entry_stubs(self._facts.stubs)
+        return probes, asked, refused
+
+    def record(self, stop: Stop, report: Callable[[Progress], None]) -> Contents:
+        """Attach, drain until stopped, detach; the events are then in the partial file."""
+        options = self.options
+        probes, asked, refused = self._load()
+        buffers = Buffers(probes)
         overhead = Overhead(probes)
         child: subprocess.Popen[bytes] | None = None
         wall_begin, own_begin = time.monotonic(), time.process_time()
@@ -143,11 +160,25 @@ class _Recording:
             )
             writer = self._writer = self._open_partial(header)
             crosscheck = CrossCheck(read_interrupts(), [] if options.filters.by_task else classes, self._cpus)
-            drain = Drain(probes, self._clock, writer, crosscheck, start_tsc)
+            drain = Drain(
+                probes=probes,
+                buffers=buffers,
+                clock=self._clock,
+                writer=writer,
+                crosscheck=crosscheck,
+                start_tsc=start_tsc,
+            )
+            self._memory.lock()
             child = spawn(options.command)
-            stop.start(child)
+            collector = self._settle(probes, child)
+            watch = Watch(self._anchor)
 
-            drain.run(stop.reached, report)
+            def look(progress: Progress) -> None:
+                watch.look(take_anchor(_LOOK_BRACKETS))
+                report(progress)
+
+            stop.start(child)
+            drain.run(stop.reached, look)
             crosscheck.end(read_interrupts())
             stop_tsc = _native.rdtsc()
             probes.drain_names(self._clock)
@@ -156,26 +187,26 @@ class _Recording:
         finally:
             overhead.stop()
             end_child(child)
-        drain.once(stop_tsc)
+        drain.rest(stop_tsc)
+        self._memory.release()
         self.seconds = time.monotonic() - wall_begin
         self.n_events = drain.progress.events
         self.peak_fill_pct = drain.progress.peak_fill_pct
         last = take_anchor()
+        watch.look(last)
         khz = footers.khz_between(self._anchor, last)
-        counted = probes.losses()
         left_out = probes.left_out()
-        losses = (
-            counted
-            + overhead.skipped()
-            + overhead.unaccounted(drain.progress.drained, left_out, counted)
-            + [footers.Loss(cause="clock-moved", cpu=cpu, count=cycles) for cpu, cycles in self._clock.moved().items()]
-            + _unless_counted(crosscheck.missing(), counted)
-            + [footers.Loss(cause="disk-full", cpu=cpu, count=count) for cpu, count in sorted(writer.dropped.items())]
-        )
         self.footer = msgspec.structs.replace(
             self.footer,
             hooks=overhead.hooks(hooks),
-            losses=losses,
+            losses=self._losses(overhead, drain, crosscheck, left_out) + watch.losses(),
+            incidents=watch.incidents,
+            collector=msgspec.structs.replace(
+                collector,
+                peak_bytes=peak_bytes(),
+                events=drain.progress.own_events,
+                page_faults=drain.progress.own_faults,
+            ),
             filters=msgspec.structs.replace(self.footer.filters, left_out=left_out),
             processes=probes.processes.of_trace(),
             clock=msgspec.structs.replace(self.footer.clock, tsc_khz=khz, anchors=[self._anchor, last]),
@@ -189,6 +220,41 @@ class _Recording:
             command_status=child.returncode if child is not None else None,
         )
         return Contents(header=header, status=None, batches=writer.batches, cut=writer.full, complete=True)
+
+    def _losses(self, overhead: Overhead, drain: Drain, crosscheck: CrossCheck, left_out: int) -> list[footers.Loss]:
+        """All that was lost, now that the probes are detached and the rings empty."""
+        counted, frozen, moved = drain.counted(), drain.frozen(), self._clock.moved()
+        return (
+            counted
+            + overhead.skipped()
+            + frozen
+            + overhead.unaccounted(drain.progress.drained, left_out, counted)
+            + [footers.Loss(cause="clock-moved", cpu=cpu, count=cycles) for cpu, cycles in moved.items()]
+            + _unless_counted(crosscheck.missing(), counted + frozen)
+            + drain.dropped()
+        )
+
+    def _settle(self, probes: Probes, child: subprocess.Popen[bytes] | None) -> footers.Collector:
+        """All is attached and started: what is no longer needed is given up."""
+
+        def can_read_counts() -> bool:
+            try:
+                probes.losses()
+                probes.program_runs()
+            except (OSError, KeyError):
+                return False
+            return True
+
+        left = None
+        if not self.options.keep_privileges:
+            left = give_up(target=self.options.target, has_command=child is not None, can_read_counts=can_read_counts)
+        return footers.Collector(
+            pid=os.getpid(),
+            uid=os.geteuid(),
+            capabilities=list(left.capabilities) if left else ["all"],
+            privileged_threads=left.privileged_threads if left else 0,
+            memory_locked=self._memory.locked,
+        )
 
     def _open_partial(self, header: Header) -> PartialWriter:
         try:

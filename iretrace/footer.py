@@ -187,6 +187,35 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     """``duration``, ``command``, ``SIGINT``, ``SIGTERM``, ``killed``, ``end of input``."""
 
 
+class Collector(msgspec.Struct, frozen=True, kw_only=True):
+    """The process that recorded, by which its own traps can be told from the rest."""
+
+    pid: Count | None = None
+    uid: Count | None = None
+    """Who it was while recording; ``None``: not known."""
+    capabilities: list[str] = []
+    """What it could still do while recording."""
+    privileged_threads: Count = 0
+    """Its threads that could not be made to give up theirs."""
+    memory_locked: bool = False
+    peak_bytes: Count = 0
+    """The most memory it had at a time."""
+    events: Count = 0
+    """Events of the trace that carry its pid."""
+    page_faults: Count = 0
+    """Of these, page faults."""
+
+
+class Incident(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened to the machine or the recording while it ran."""
+
+    tsc: U64
+    """When it was noticed."""
+    what: str
+    """A cause of :mod:`iretrace.losses`."""
+    detail: str = ""
+
+
 class Filters(msgspec.Struct, frozen=True, kw_only=True):
     """What was asked for, where not everything was; an empty list asks nothing."""
 
@@ -237,6 +266,8 @@ class Footer(msgspec.Struct, frozen=True, kw_only=True):
     """What the recording was limited to."""
     processes: list[Process] = []
     """Names of the processes that were interrupted, by pid and in the order of time (iretrace/processes.py)."""
+    incidents: list[Incident] = []
+    collector: Collector = Collector()
     overhead: Overhead = Overhead()
     calibration: Calibration | None = None
     window: Window = Window()

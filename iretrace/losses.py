@@ -84,6 +84,42 @@ CAUSES: Final[tuple[LossCause, ...]] = (
         remedy="record again without profilers running; collect --clock ktime if it persists",
     ),
     LossCause(
+        name="tsc-unsteady",
+        severity="detail",
+        stage="record",
+        doc="The TSC did not keep pace with CLOCK_MONOTONIC: it jumped, stopped or changed its rate; the count is "
+        "by how many cycles.",
+        remedy="durations across it are wrong: see the footer's incidents for when, and record again",
+    ),
+    LossCause(
+        name="clocksource-changed",
+        severity="detail",
+        stage="record",
+        doc="The kernel changed its clocksource during the run, as it does when it finds the TSC unstable.",
+        remedy="do not trust durations of this run; see the kernel's log",
+    ),
+    LossCause(
+        name="suspended",
+        severity="detail",
+        stage="record",
+        doc="The machine slept during the run, and the TSC may have stopped or restarted; the count is milliseconds.",
+        remedy="rates are of time awake and asleep; record while the machine stays awake",
+    ),
+    LossCause(
+        name="cpu-offline",
+        severity="info",
+        stage="record",
+        doc="A CPU went offline during the run.",
+        remedy="none: what it did before is there",
+    ),
+    LossCause(
+        name="cpu-online",
+        severity="info",
+        stage="record",
+        doc="A CPU came online during the run: its traps from then on are counted as tsc-unreadable, not recorded.",
+        remedy="start another run to record it",
+    ),
+    LossCause(
         name="frame-unread",
         severity="detail",
         stage="record",

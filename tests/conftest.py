@@ -102,12 +102,12 @@ class RunIretrace:
         assert "Traceback" not in done.stderr
         return done
 
-    def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
+    def start(self, *arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
         """Start it and do not wait."""
         return subprocess.Popen(
             self.command(*arguments),
             cwd=self._directory,
-            env=self.environment(),
+            env={**self.environment(), **(env or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -47,6 +48,9 @@ def _pids(context: click.Context, parameter: click.Parameter, values: tuple[str,
 
 
 def _cpus(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[int, ...]:
+    if not text:
+        return ()
+    _import_arrow()
     from iretrace.collect.kernel import parse_cpu_list  # noqa: PLC0415
 
     try:
@@ -93,6 +97,7 @@ Examples:
 @click.option("--comm", "comms", multiple=True, metavar="NAME", help="Tasks of this name, as in /proc/PID/comm.")
 @click.option("--cgroup", "cgroups", multiple=True, metavar="PATH", help="Tasks of this cgroup (v2) and below.")
 @click.option("--raw-addresses", is_flag=True, help="Store kernel addresses as they are (they defeat KASLR).")
+@click.option("--keep-privileges", is_flag=True, help="Stay as privileged as at the start.")
 @click.option("--calibrate/--no-calibrate", default=True, help="Time the return paths first (0.3 s).")
 @click.option(
     "--tag", "tags", multiple=True, metavar="KEY=VALUE", callback=parse_tags, help="Your words for the footer."
@@ -113,6 +118,7 @@ def command(  # noqa: PLR0913 - one parameter an option
     comms: tuple[str, ...],
     cgroups: tuple[str, ...],
     raw_addresses: bool,
+    keep_privileges: bool,
     calibrate: bool,
     tags: dict[str, str],
     store: str | None,
@@ -123,6 +129,7 @@ def command(  # noqa: PLR0913 - one parameter an option
     Needs root and BCC; iretrace doctor tells what is missing. It ends after --duration, when COMMAND ends, or at
     Ctrl-C or SIGTERM, and leaves a complete trace in each case. COMMAND runs as the user iretrace runs as.
     """
+    _import_arrow()
     from iretrace.collect import preflight  # noqa: PLC0415 - heavy imports wait for the verb
 
     preflight.require()
@@ -139,6 +146,7 @@ def command(  # noqa: PLR0913 - one parameter an option
         clock=clock,
         raw_addresses=raw_addresses,
         calibrate=calibrate,
+        keep_privileges=keep_privileges,
         tags=tags,
         only=only,
         filters=Filters(cpus=cpus, pids=pids, comms=comms, cgroups=cgroups),
@@ -161,6 +169,14 @@ def command(  # noqa: PLR0913 - one parameter an option
         if not quiet:
             click.echo(f"added to {store} as {name}", err=True)
     return EXIT_OK
+
+
+def _import_arrow() -> None:
+    """Import Arrow without its allocator's thread: it takes no signals, so it could not give up its privileges."""
+    os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
+    import pyarrow  # noqa: F401, ICN001, PLC0415
+
+    del os.environ["JE_ARROW_MALLOC_CONF"]
 
 
 class _ProgressLine:
@@ -214,9 +230,15 @@ def _tell(target: Path, outcome: Outcome) -> None:
     if footer.filters.described():
         click.echo(f"only {footer.filters.described()}; {footer.filters.left_out:,} others left out", err=True)
     lost = footer.lost_events()
+    from iretrace.losses import BY_NAME  # noqa: PLC0415
+
     causes = sorted({loss.cause for loss in footer.losses})
-    if lost:
-        click.echo(f"LOST {lost:,} events: {', '.join(causes)} (iretrace replay shows what and why)", err=True)
+    missing = [cause for cause in causes if BY_NAME[cause].severity == "events"]
+    if missing:
+        click.echo(f"LOST {lost:,} events: {', '.join(missing)} (iretrace replay shows what and why)", err=True)
     else:
         click.echo("no event was lost", err=True)
+    noted = [cause for cause in causes if cause not in missing]
+    if noted:
+        click.echo(f"noted: {', '.join(noted)}", err=True)
     click.echo(f"next: iretrace replay {target}", err=True)

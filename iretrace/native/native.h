@@ -13,5 +13,6 @@ extern PyMethodDef iretrace_count_methods[];     /* analysis/count.c */
 extern PyMethodDef iretrace_rows_methods[];      /* iretrace/importers/rows.c */
 extern PyMethodDef iretrace_perf_scan_methods[]; /* iretrace/importers/perf_scan.c */
 extern PyMethodDef iretrace_ring_scan_methods[]; /* iretrace/importers/ring_scan.c */
+extern PyMethodDef iretrace_capabilities_methods[]; /* collect/capabilities.c */
 
 #endif

@@ -1,0 +1,143 @@
+"""While it records, the collector has given up what it does not need, keeps to its memory, and stands a lost CPU."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from iretrace.trace import open_trace
+from tests.live import own_faults, own_losses, read_events, wait_for
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from tests.conftest import CompileWorkload, RunIretrace
+
+pytestmark = pytest.mark.kernel
+
+NOBODY = 65534
+CPU1 = Path("/sys/devices/system/cpu/cpu1/online")
+
+
+def started(run_iretrace: RunIretrace, trace: Path, seconds: str = "1.5", **env: str) -> subprocess.Popen[str]:
+    """A run that has settled: its first batch is written."""
+    process = run_iretrace.start("collect", "-d", seconds, "--no-calibrate", "-o", trace, env=env)
+    wait_for(trace.with_name(trace.name + ".partial"), process, size=4096)
+    return process
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    """Wait for the end of a run that must go well; what it said."""
+    _out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    return err
+
+
+def statuses(pid: int) -> list[dict[str, str]]:
+    """/proc/PID/task/*/status of each thread, as fields."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        lines = (task / "status").read_text().splitlines()
+        found.append({name: rest.strip() for name, _, rest in (line.partition(":") for line in lines)})
+    return found
+
+
+def test_root_keeps_no_capability_while_recording(run_iretrace: RunIretrace, tmp_path: Path) -> None:
+    """Every thread of the collector is without any capability, cannot gain one, and the memory is locked."""
+    trace = tmp_path / "t.parquet"
+    process = started(run_iretrace, trace)
+    for status in statuses(process.pid):
+        assert int(status["CapPrm"], 16) == int(status["CapEff"], 16) == 0, status["Name"]
+        assert status["NoNewPrivs"] == "1"
+        assert int(status["VmLck"].split()[0]) > 0
+    finished(process)
+    footer = open_trace(trace).footer
+    assert footer.collector.capabilities == []
+    assert footer.collector.privileged_threads == 0
+    assert footer.collector.memory_locked
+    assert own_losses(footer) == {}
+
+
+def test_under_sudo_it_becomes_the_user(run_iretrace: RunIretrace, tmp_path: Path) -> None:
+    """With SUDO_UID all its threads are that user's, without a capability, and the trace is the user's."""
+    os.chown(tmp_path, NOBODY, NOBODY)
+    for directory in tmp_path.parents[:2]:
+        directory.chmod(0o755)  # pytest's own directories are root's alone
+    trace = tmp_path / "t.parquet"
+    process = started(run_iretrace, trace, SUDO_UID=str(NOBODY), SUDO_GID=str(NOBODY))
+    for status in statuses(process.pid):
+        assert status["Uid"].split() == [str(NOBODY)] * 4
+        assert status["Gid"].split() == [str(NOBODY)] * 4
+        assert int(status["CapPrm"], 16) == int(status["CapEff"], 16) == 0, status["Name"]
+    finished(process)
+    assert (trace.stat().st_uid, trace.stat().st_gid) == (NOBODY, NOBODY)
+    assert open_trace(trace).footer.collector.uid == NOBODY
+
+
+def test_under_sudo_in_a_directory_that_is_not_the_users(run_iretrace: RunIretrace, tmp_path: Path) -> None:
+    """It stays root with what it takes to hand the trace over, and nothing else."""
+    tmp_path.chmod(0o700)
+    trace = tmp_path / "t.parquet"
+    finished(started(run_iretrace, trace, SUDO_UID=str(NOBODY), SUDO_GID=str(NOBODY)))
+    assert trace.stat().st_uid == NOBODY
+    collector = open_trace(trace).footer.collector
+    assert collector.uid == 0
+    assert set(collector.capabilities) == {"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER"}
+
+
+def test_a_command_outlives_no_run(run_iretrace: RunIretrace, tmp_path: Path) -> None:
+    """The command was started as root and is ended by a collector that no longer is."""
+    os.chown(tmp_path, NOBODY, NOBODY)
+    for directory in tmp_path.parents[:2]:
+        directory.chmod(0o755)
+    env = {"SUDO_UID": str(NOBODY), "SUDO_GID": str(NOBODY)}
+    begin = time.monotonic()
+    done = run_iretrace("collect", "-d", "1", "--no-calibrate", "-o", "t.parquet", "--", "sleep", "60", env=env)
+    assert time.monotonic() - begin < 30, done.stderr
+    footer = open_trace(tmp_path / "t.parquet").footer
+    assert footer.command_status == -15
+    assert footer.collector.capabilities == ["CAP_KILL"]
+
+
+def test_its_own_traps_are_few_and_known(
+    run_iretrace: RunIretrace, tmp_path: Path, compile_workload: CompileWorkload
+) -> None:
+    """Under a storm the collector's own events are counted by its pid, and its page faults do not grow with it."""
+    trace = tmp_path / "t.parquet"
+    done = run_iretrace("collect", "--no-calibrate", "-o", trace, "--", compile_workload("faults"), "300007")
+    events, footer = read_events(trace), open_trace(trace).footer
+    mine, counted = own_faults(events, done.stdout)
+    assert len(mine) == counted
+    own = events[events.pid == footer.collector.pid]
+    assert len(own) == footer.collector.events
+    assert int((own.vector == 14).sum()) == footer.collector.page_faults
+    assert footer.collector.page_faults < 2000  # 17 MB pass through the rings: a fault a page would be 4 100
+    assert footer.collector.peak_bytes < 700e6
+
+
+@pytest.mark.skipif(not os.access(CPU1, os.W_OK), reason="this machine's CPU 1 cannot be taken offline")
+def test_a_cpu_that_goes_and_comes_back(run_iretrace: RunIretrace, tmp_path: Path) -> None:
+    """The run goes on; the footer says when; what the CPU does after it is back is counted, not misdated."""
+    trace = tmp_path / "t.parquet"
+    process = started(run_iretrace, trace, "3")
+    try:
+        CPU1.write_text("0")
+        time.sleep(0.8)
+    finally:
+        CPU1.write_text("1")
+    finished(process)
+    footer = open_trace(trace).footer
+    assert [incident.what for incident in footer.incidents] == ["cpu-offline", "cpu-online"]
+    events = read_events(trace)
+    gone = footer.incidents[0].tsc
+    assert not len(events[(events.cpu == 1) & (events.tsc > gone)])
+    assert len(events[(events.cpu == 0) & (events.tsc > gone)])
+    lost = own_losses(footer)
+    assert lost["tsc-unreadable"] > 0
+    assert set(lost) == {"tsc-unreadable", "cpu-offline", "cpu-online"}
+    for _, on_cpu in events.groupby("cpu"):
+        assert on_cpu.tsc.is_monotonic_increasing
