@@ -84,7 +84,7 @@ class _Recording:
         options.filters.check(facts.cpus)
         self._cpus = sorted(options.filters.cpus) or facts.cpus
         self._anchor = take_anchor()
-        self._clock = open_clock(options.clock, self._cpus, self._anchor)
+        self._clock = open_clock(options.clock, facts.cpus, self._anchor)
         self.footer = msgspec.structs.replace(
             facts.footer,
             filters=msgspec.structs.replace(

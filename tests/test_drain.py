@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class FakeRing:
     """A ring without a kernel."""
 
-    def __init__(self, cpu: int, tsc: list[int], n_slots: int = 1 << 14) -> None:
+    def __init__(self, cpu: int, tsc: list[int], n_slots: int) -> None:
         self.n_slots = n_slots
         events = np.zeros(len(tsc), TRAP_EVENT)
         events["tsc"], events["cpu"], events["vector"], events["pid"] = tsc, cpu, 14, range(len(tsc))
@@ -53,9 +53,9 @@ class Kept:
         return np.concatenate(self.batches) if self.batches else np.empty(0, TRAP_EVENT)
 
 
-def drain_of(tscs: list[list[int]], *, start: int = 0, rises: bool = True) -> tuple[Drain, Kept]:
+def drain_of(tscs: list[list[int]], *, start: int = 0, rises: bool = True, n_slots: int = 256) -> tuple[Drain, Kept]:
     """A drain over one ring a CPU."""
-    rings = {cpu: FakeRing(cpu, tsc) for cpu, tsc in enumerate(tscs)}
+    rings = {cpu: FakeRing(cpu, tsc, n_slots) for cpu, tsc in enumerate(tscs)}
     names: Any = SimpleNamespace(met=lambda _: None, fresh=list)
     probes: Any = SimpleNamespace(rings=rings, nmi_rings={}, drain_names=lambda _: None, processes=names)
     clock: Any = SimpleNamespace(rises=rises, to_tsc=lambda _: None)
@@ -108,8 +108,7 @@ def test_equal_time_stamps_of_another_clock_are_kept() -> None:
 
 def test_a_drain_takes_no_more_at_a_time_than_its_buffers_hold() -> None:
     """However large the rings: what is over waits for the next time."""
-    drain, kept = drain_of([[*range(1, 12_000)]])
-    drain._shares = [(ring, 5000) for ring, _ in drain._shares]
+    drain, kept = drain_of([[*range(1, 12_000)]], n_slots=5000)
     drain.once()
     assert len(kept.all()) == 5000
     drain.rest(1 << 50)

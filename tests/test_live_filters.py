@@ -55,7 +55,7 @@ def test_a_process_by_its_name(run_iretrace: RunIretrace, tmp_path: Path, compil
 def test_a_process_by_its_number(run_iretrace: RunIretrace, tmp_path: Path, compile_workload: CompileWorkload) -> None:
     """--pid N shows that process alone, its timer interrupts whole."""
     trace = tmp_path / "t.parquet"
-    spin = subprocess.Popen([str(compile_workload("spin")), "6"], stdout=subprocess.DEVNULL)
+    spin = subprocess.Popen([str(compile_workload("spin")), "60"], stdout=subprocess.DEVNULL)
     try:
         run_iretrace("collect", "-d", "1", "--no-calibrate", "--pid", str(spin.pid), "-o", trace)
     finally:
