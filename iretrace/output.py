@@ -24,6 +24,12 @@ def check_target(target: Path, *, force: bool) -> None:
     Raises:
         OutputError: with the remedy.
     """
+    try:
+        target.stat()
+    except PermissionError:
+        raise OutputError(target, "its directory is not open to you", remedy="choose another -o") from None
+    except OSError:
+        pass  # it is not there, or what follows says why
     if target.is_dir():
         raise OutputError(target, "is a directory", expected="a file name")
     if target.exists() and not force:

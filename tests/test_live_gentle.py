@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from tests.live import own_faults, own_losses, read_events, wait_for
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Iterator
 
     from tests.conftest import CompileWorkload, RunIretrace
 
@@ -46,6 +48,14 @@ def statuses(pid: int) -> list[dict[str, str]]:
     return found
 
 
+@pytest.fixture
+def users_dir() -> Iterator[Path]:
+    """A directory that is the user's, and that user can reach; pytest's own are root's alone."""
+    with tempfile.TemporaryDirectory(prefix="iretrace-test-") as name:
+        os.chown(name, NOBODY, NOBODY)
+        yield Path(name)
+
+
 def test_root_keeps_no_capability_while_recording(run_iretrace: RunIretrace, tmp_path: Path) -> None:
     """Every thread of the collector is without any capability, cannot gain one, and the memory is locked."""
     trace = tmp_path / "t.parquet"
@@ -62,12 +72,9 @@ def test_root_keeps_no_capability_while_recording(run_iretrace: RunIretrace, tmp
     assert own_losses(footer) == {}
 
 
-def test_under_sudo_it_becomes_the_user(run_iretrace: RunIretrace, tmp_path: Path) -> None:
+def test_under_sudo_it_becomes_the_user(run_iretrace: RunIretrace, users_dir: Path) -> None:
     """With SUDO_UID all its threads are that user's, without a capability, and the trace is the user's."""
-    os.chown(tmp_path, NOBODY, NOBODY)
-    for directory in tmp_path.parents[:2]:
-        directory.chmod(0o755)  # pytest's own directories are root's alone
-    trace = tmp_path / "t.parquet"
+    trace = users_dir / "t.parquet"
     process = started(run_iretrace, trace, SUDO_UID=str(NOBODY), SUDO_GID=str(NOBODY))
     for status in statuses(process.pid):
         assert status["Uid"].split() == [str(NOBODY)] * 4
@@ -89,16 +96,14 @@ def test_under_sudo_in_a_directory_that_is_not_the_users(run_iretrace: RunIretra
     assert set(collector.capabilities) == {"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER"}
 
 
-def test_a_command_outlives_no_run(run_iretrace: RunIretrace, tmp_path: Path) -> None:
+def test_a_command_outlives_no_run(run_iretrace: RunIretrace, users_dir: Path) -> None:
     """The command was started as root and is ended by a collector that no longer is."""
-    os.chown(tmp_path, NOBODY, NOBODY)
-    for directory in tmp_path.parents[:2]:
-        directory.chmod(0o755)
+    trace = users_dir / "t.parquet"
     env = {"SUDO_UID": str(NOBODY), "SUDO_GID": str(NOBODY)}
     begin = time.monotonic()
-    done = run_iretrace("collect", "-d", "1", "--no-calibrate", "-o", "t.parquet", "--", "sleep", "60", env=env)
+    done = run_iretrace("collect", "-d", "1", "--no-calibrate", "-o", trace, "--", "sleep", "60", env=env)
     assert time.monotonic() - begin < 30, done.stderr
-    footer = open_trace(tmp_path / "t.parquet").footer
+    footer = open_trace(trace).footer
     assert footer.command_status == -15
     assert footer.collector.capabilities == ["CAP_KILL"]
 
