@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from iretrace.trace import Trace
 
 MAX_DETAIL_EVENTS: Final = 1 << 19
-MAX_TRAPS: Final = 1500
+MAX_TRAPS: Final = 1000
 """Traps that are still shown one by one."""
 
 MAX_CPUS: Final = 16

@@ -8,12 +8,14 @@ policies: a #MC around an NMI, open across the beginning of the block, whose NMI
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
 
-from iretrace.analysis.timeline_index import READ, TRAP_DTYPE, Judge, as_traps
+from iretrace.analysis.timeline_index import READ, Judge, as_traps
 from iretrace.replay.engine import End
 from iretrace.replay.policies import DEVICE
 from iretrace.schema import EVENT_SCHEMA
@@ -29,13 +31,16 @@ if TYPE_CHECKING:
 MAX_HELD: Final = 6
 """Blocks kept ready: who looks at a place looks around it."""
 
+_THREADS: Final = 2
+
 
 class Detail:
     """Traps of a trace's blocks, replayed when they are asked for."""
 
     def __init__(self, trace: Trace, policy: Policy, index: Index) -> None:
         self._trace, self._policy, self._index = trace, policy, index
-        self._held: dict[int, NDArray[Any]] = {}
+        self._held: dict[int, list[_Part]] = {}
+        self._lock = threading.Lock()
 
     def traps(self, start: int, stop: int) -> NDArray[Any]:
         """Traps that overlap a stretch of time.
@@ -53,23 +58,35 @@ class Detail:
         edges = np.array([start, max(stop - 1, start)], dtype=np.uint64)
         first, last = self._index.block_of(edges).tolist()
         spanning = self._index.spanning
-        parts = [spanning, *(self._block(block) for block in range(first, last + 1))]
-        found = np.concatenate([part[_overlaps(part, start, stop)] for part in parts])
-        return found[np.argsort(found["entry_tsc"], kind="stable")]
+        found = [spanning[(spanning["entry_tsc"] < np.uint64(stop)) & (spanning["end_tsc"] >= np.uint64(start))]]
+        for block, parts in self._blocks(range(first, last + 1)).items():
+            found += [part.traps(start, stop, self._until(block)) for part in parts]
+        traps = np.concatenate(found)
+        return traps[np.argsort(traps["entry_tsc"], kind="stable")]
 
-    def _block(self, block: int) -> NDArray[Any]:
-        """Traps that were entered and returned in a block."""
-        held = self._held.pop(block, None)
-        if held is None:
-            held = self._replay(block)
-            while len(self._held) >= MAX_HELD:
+    def _until(self, block: int) -> int | None:
+        """When traps end that the end of a block found open: with the trace; elsewhere they are the index's."""
+        return int(self._index.first[-1]) - 1 if block == len(self._index.events) - 1 else None
+
+    def _blocks(self, blocks: range) -> dict[int, list[_Part]]:
+        """Traps that were entered and returned in each block; what is not at hand is replayed, several at a time."""
+        with self._lock:
+            held = {block: self._held[block] for block in blocks if block in self._held}
+        missing = [block for block in blocks if block not in held]
+        if missing:
+            with ThreadPoolExecutor(min(len(missing), _THREADS)) as pool:
+                held.update(zip(missing, pool.map(self._replay, missing), strict=True))
+        with self._lock:
+            for block in blocks:
+                self._held.pop(block, None)
+                self._held[block] = held[block]
+            while len(self._held) > max(MAX_HELD, len(blocks)):
                 self._held.pop(next(iter(self._held)))
-        self._held[block] = held
-        return held
+        return {block: held[block] for block in blocks}
 
-    def _replay(self, block: int) -> NDArray[Any]:
+    def _replay(self, block: int) -> list[_Part]:
         index = self._index
-        begin, end = index.first[block], index.first[block + 1]
+        begin = index.first[block]
         open_ = index.spanning[(index.spanning["entry_tsc"] < begin) & (index.spanning["end_tsc"] >= begin)]
         judge = Judge(self._trace.footer, self._policy)
         judge.feed(entries(open_))
@@ -78,21 +95,30 @@ class Detail:
         # What ends now was open at the end of the block: in the index, unless the trace ends here.
         if block == len(index.events) - 1:
             returns.append(judge.finish())
-        found = np.concatenate([np.zeros(0, TRAP_DTYPE), *(_inside(batch, begin) for batch in returns)])
-        left = (found["end"] == End.OPEN) & (block == len(index.events) - 1)
-        found["end_tsc"][left] = end - np.uint64(1)
-        return found
+        return [_Part(batch, begin) for batch in returns]
 
 
-def _inside(batch: Returns, begin: np.uint64) -> NDArray[Any]:
-    rows = batch.rows
-    kept = (rows["entry_tsc"] >= begin) | (rows["end"] == End.ORPHAN)
-    return as_traps(batch, np.flatnonzero(kept))
+class _Part:
+    """Returns of a batch whose traps were entered in its block, and when; made into traps where they are asked for."""
 
+    def __init__(self, batch: Returns, begin: np.uint64) -> None:
+        rows = batch.rows
+        orphan = rows["end"] == End.ORPHAN
+        self._batch, self._mine = batch, (rows["entry_tsc"] >= begin) | orphan
+        self._entry = np.where(orphan, rows["exit_tsc"], rows["entry_tsc"])
+        self._end = np.maximum(rows["exit_tsc"], self._entry)
 
-def _overlaps(traps: NDArray[Any], start: int, stop: int) -> NDArray[np.bool_]:
-    found: NDArray[np.bool_] = (traps["entry_tsc"] < np.uint64(stop)) & (traps["end_tsc"] >= np.uint64(start))
-    return found
+    def traps(self, start: int, stop: int, until: int | None) -> NDArray[Any]:
+        """Those that overlap a stretch; those still open last ``until`` then."""
+        over = self._end
+        still = self._batch.rows["end"] == End.OPEN
+        if until is not None and still.any():
+            over = np.where(still, np.uint64(until), over)
+        index = np.flatnonzero(self._mine & (self._entry < np.uint64(stop)) & (over >= np.uint64(start)))
+        traps = as_traps(self._batch, index)
+        if until is not None:
+            traps["end_tsc"][traps["end"] == End.OPEN] = np.uint64(until)
+        return traps
 
 
 def entries(traps: NDArray[Any]) -> pa.RecordBatch:

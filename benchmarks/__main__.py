@@ -19,6 +19,7 @@ SECTIONS = (
     ("collect", "What does collecting cost?"),
     ("replay", "What does replaying cost?"),
     ("report", "What does a report cost?"),
+    ("dashboards", "Does the dashboard answer at once?"),
     ("startup", "What does starting cost?"),
 )
 

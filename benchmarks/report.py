@@ -1,11 +1,11 @@
-"""Whether the report's memory and size stay put when the trace grows tenfold, and what it costs an event.
+"""Whether the report's memory and size stay put when the trace grows tenfold, and what it costs beside the replay.
 
-Usage: python -m benchmarks.report
+Usage: python -m benchmarks.report [--events N]
 """
 
 from __future__ import annotations
 
-import re
+import argparse
 import statistics
 import subprocess
 import tempfile
@@ -14,15 +14,17 @@ from pathlib import Path
 
 from benchmarks import traces
 from benchmarks.common import ROOT, Row, alternate, iretrace, spread
+from benchmarks.memory import own_mib
 
 SMALL, LARGE = 1_000_000, 10_000_000
+EVENTS = 100_000_000
 ROUNDS = 3
 
 
-def run() -> list[Row]:
-    """A small and a large trace in turn, whole processes."""
+def run(events: int = EVENTS) -> list[Row]:
+    """A small and a large trace in turn, whole processes; and a long one beside its replay."""
     with tempfile.TemporaryDirectory() as directory:
-        return _grow(Path(directory))
+        return [*_grow(Path(directory)), *_beside_replay(Path(directory), events)]
 
 
 def _grow(directory: Path) -> list[Row]:
@@ -34,16 +36,7 @@ def _grow(directory: Path) -> list[Row]:
 
     def seconds(trace: Path) -> float:
         begin = time.perf_counter()
-        process = subprocess.Popen(
-            iretrace("report", trace, "-o", page, "--force"), cwd=ROOT, stdout=subprocess.DEVNULL
-        )
-        peak = 0.0
-        while process.poll() is None:
-            peak = max(peak, _own_mib(process.pid))
-            time.sleep(0.01)
-        if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, "iretrace report")
-        peaks[trace].append(peak)
+        peaks[trace].append(_watched(iretrace("report", trace, "-o", page, "--force")))
         sizes[trace] = page.stat().st_size / 1e6
         return time.perf_counter() - begin
 
@@ -63,16 +56,49 @@ def _grow(directory: Path) -> list[Row]:
     ]
 
 
-def _own_mib(pid: int) -> float:
-    """Memory of a process without the pages of the mapped trace, which the kernel can take back at any time."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:  # it ended meanwhile
-        return 0.0
-    found = re.search(r"RssAnon:\s+(\d+)", status)
-    return int(found[1]) / 1024 if found else 0.0
+def _beside_replay(directory: Path, events: int) -> list[Row]:
+    """A report and a replay of the same trace in turn, whole processes."""
+    trace, page = directory / "long.parquet", directory / "long.html"
+    traces.write(trace, events)
+    peak = 0.0
+
+    def replay() -> float:
+        begin = time.perf_counter()
+        subprocess.run(iretrace("replay", trace, "--json"), check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - begin
+
+    def report() -> float:
+        nonlocal peak
+        begin = time.perf_counter()
+        peak = max(peak, _watched(iretrace("report", trace, "-o", page, "--force")))
+        return time.perf_counter() - begin
+
+    alone, written = alternate(ROUNDS, replay, report)
+    ratios = [a / b for a, b in zip(written, alone, strict=True)]
+    how = f"{ROUNDS} alternations, {events:,} events, whole processes"
+    return [
+        Row(what="replay of a long trace", goal="", measured=spread(alone, " s"), how=how),
+        Row(what="report of it", goal="", measured=spread(written, " s"), how=how),
+        Row(what="ratio of the two", goal="≤ 3", measured=spread(ratios), how=how),
+        Row(what="peak memory", goal="< 2048 MiB", measured=f"{peak:.0f} MiB", how="anonymous"),
+        Row(what="file", goal="≤ 6 MB", measured=f"{page.stat().st_size / 1e6:.2f} MB", how=how),
+    ]
+
+
+def _watched(command: list[str]) -> float:
+    """Run a command to its end; its peak memory in MiB."""
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    peak = 0.0
+    while process.poll() is None:
+        peak = max(peak, own_mib(process.pid))
+        time.sleep(0.01)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return peak
 
 
 if __name__ == "__main__":
-    for row in run():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--events", type=int, default=EVENTS, metavar="N", help="events of the long trace")
+    for row in run(parser.parse_args().events):
         print(f"{row.what}: {row.measured}  [goal {row.goal or 'none'}; {row.how}]")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from benchmarks import stores
 from iretrace.analysis.compare import Difference, Verdict, compare
 from iretrace.commands.report_ import command
 from iretrace.dashboards.comparison import Comparison, differences, frame_of, section
@@ -16,7 +17,6 @@ from iretrace.dashboards.html import text
 from iretrace.dashboards.page import Figures
 from iretrace.store.summarize import summarize
 from iretrace.trace import open_trace
-from tests import demo_store
 from tests.conftest import ROOT
 from tests.sample_trace import write_sample
 
@@ -102,7 +102,7 @@ def test_report_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     """``--compare`` takes a trace or runs of a store; what must not be compared is not, unless anyway."""
     monkeypatch.chdir(tmp_path)
     other = write_sample(tmp_path / "a,b.parquet")
-    demo_store.fill(tmp_path / "store", SAMPLE, 4)
+    stores.fill(tmp_path / "store", 4)
 
     def run(*arguments: str) -> str:
         done = CliRunner().invoke(command, [*arguments, "--force", "--json", "-o", "r.html"], catch_exceptions=False)

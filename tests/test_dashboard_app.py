@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks import stores
 from iretrace.dashboards.app.components import components
 from iretrace.dashboards.app.pages import NAV, render
 from iretrace.dashboards.app.server import create
@@ -37,7 +38,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a trace, a store of ten runs, and three members that cannot be read."""
     directory = tmp_path_factory.mktemp("dashboard")
     trace = write_sample(directory / "sample.parquet", tags={"x": EVIL, "workload": EVIL})
-    names = demo_store.fill(directory / "store", trace, 10)
+    names = stores.fill(directory / "store", 10, trace=trace)
     open_store(directory / "store").add(summarize(open_trace(trace)))
     demo_store.damage(directory / "store", names[0])
     return directory
@@ -92,7 +93,7 @@ def test_unreadable_members_are_named_and_the_rest_is_shown(source: Source) -> N
 
 def test_a_run_that_breaks_while_it_is_served(place: Path, tmp_path: Path) -> None:
     """What was read before and is damaged since is said to be so; other pages go on."""
-    names = demo_store.fill(tmp_path / "store", place / "sample.parquet", 3)
+    names = stores.fill(tmp_path / "store", 3, trace=place / "sample.parquet")
     source = Source(open_store(tmp_path / "store", readonly=True))
     assert names[1] in shown(source, "/")
     (tmp_path / "store" / "runs" / f"{names[1]}.parquet").write_bytes(b"PAR1 gone")

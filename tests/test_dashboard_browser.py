@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 from werkzeug.serving import make_server
 
+from benchmarks import stores
 from iretrace.commands.dashboard_ import of_traces
 from iretrace.dashboards.app.pages import NAV
 from iretrace.dashboards.app.server import create
@@ -45,7 +46,7 @@ def browser() -> Iterator[Any]:
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A served store of twelve runs, one of them with its trace, and three members that cannot be read."""
     directory = tmp_path_factory.mktemp("served")
-    names = demo_store.fill(directory / "store", SAMPLE, 12)
+    names = stores.fill(directory / "store", 12)
     open_store(directory / "store").add(summarize(open_trace(SAMPLE)))
     demo_store.damage(directory / "store", names[0])
     source = Source(

@@ -18,6 +18,7 @@ from iretrace.dashboards.app.page import (
 )
 from iretrace.dashboards.html import Safe, join, tag
 from iretrace.dashboards.page import Figures
+from iretrace.store import records
 from iretrace.store.comparable import CONDITIONS, obstacles, remarks
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _before(snapshot: Snapshot, row: pd.Series) -> list[str]:
 def _base_choice(snapshot: Snapshot, asked: str, n_alike: int) -> Safe:
     label = f"the {numbers.plural(n_alike, 'run')} of its kind before" if n_alike > 1 else ""
     first = [("before", label)] if label else []
-    runs = [(str(run["run"]), run_label(run)) for _, run in snapshot.runs.iloc[::-1].head(400).iterrows()]
+    runs = [(str(run["run"]), run_label(run)) for run in records(snapshot.runs.iloc[::-1].head(400))]
     if asked and asked not in dict([*first, *runs]):
         runs.insert(0, (asked, asked))
     return choice("Base", "base", [*first, *runs], asked, drops="anyway")

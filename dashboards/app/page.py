@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from iretrace.dashboards import numbers
 from iretrace.dashboards.app.state import address
 from iretrace.dashboards.html import Child, Safe, clip, tag
 from iretrace.dashboards.page import Figures
+from iretrace.store import records
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     import pandas as pd
 
@@ -54,7 +55,7 @@ def choice(label: str, name: str, options: Iterable[tuple[str, str]], chosen: st
     return tag("label", label, tag("select", *made, name_=name, data_drops=drops))
 
 
-def run_label(row: pd.Series) -> str:
+def run_label(row: Mapping[str, Any] | pd.Series) -> str:
     """A run for people: when, where, what."""
     parts = [when(row["time"]), str(row["host"]), str(row["workload"])]
     return " · ".join(clip(part)[:60] for part in parts if part) or str(row["run"])
@@ -82,7 +83,7 @@ def run_choice(snapshot: Snapshot, chosen: str, *, label: str = "Run", name: str
         import pandas as pd  # noqa: PLC0415 - heavy, and here already
 
         shown = pd.concat([shown, runs[runs["run"] == chosen]])
-    options = [(str(row["run"]), run_label(row)) for _, row in shown.iterrows()]
+    options = [(str(row["run"]), run_label(row)) for row in records(shown)]
     return choice(label, name, options, chosen, drops=drops)
 
 

@@ -29,7 +29,7 @@ _VECTORS: Final = 40
 
 def page(source: Source, state: State) -> Page:
     """Every policy that a run was replayed under."""
-    snapshot = source.snapshot()
+    snapshot = source.snapshot(state.text("id"))
     name = chosen_run(snapshot, state)
     if not name:
         return empty_store()

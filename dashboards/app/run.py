@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def page(source: Source, state: State) -> Page:
     """A run under a policy."""
-    snapshot = source.snapshot()
+    snapshot = source.snapshot(state.text("id"))
     run = chosen_run(snapshot, state)
     if not run:
         return empty_store()

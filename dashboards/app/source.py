@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 REFRESH_S: Final = 3.0
 """How old what is shown of the store may be."""
 
+KEEP_S: Final = 120.0
+"""The same on a page about one run, which does not change: zooming should not wait for the whole store."""
+
 _MAX_FILES: Final = 100_000
 _HELD: Final = 8
 
@@ -114,18 +117,20 @@ class Source:
         self._runs: _Held[str, Run] = _Held(_HELD)
         self._jobs: _Held[tuple[str, str], Job] = _Held(_HELD)
 
-    def snapshot(self) -> Snapshot:
-        """The store as it is, or was a few seconds ago."""
+    def snapshot(self, run: str = "") -> Snapshot:
+        """The store as it is, or was a few seconds ago; of a page about a run that is known, a few minutes ago."""
         with self._lock:
-            if self._snapshot is None or time.monotonic() - self._snapshot.taken > REFRESH_S:
+            old = self._snapshot
+            known = old is not None and bool(run) and bool((old.runs["run"] == run).any())
+            if old is None or time.monotonic() - old.taken > (KEEP_S if known else REFRESH_S):
                 self.store.refresh()
-                self._snapshot = Snapshot(
+                old = self._snapshot = Snapshot(
                     runs=self.store.runs(),
                     metrics=self.store.metrics(),
                     unreadable=tuple(self.store.unreadable()),
                     taken=time.monotonic(),
                 )
-            return self._snapshot
+            return old
 
     def run(self, run: str) -> Run:
         """Everything of a run.
@@ -133,7 +138,7 @@ class Source:
         Raises:
             InputError: there is none of that name, or it cannot be read.
         """
-        self.snapshot().row(run)
+        self.snapshot(run).row(run)
         with self._lock:
             return self._runs.get(run, lambda: self.store.load(run))
 
@@ -148,7 +153,7 @@ class Source:
 
     def trace(self, run: str) -> Path | None:
         """Where the trace of a run lies; ``None``: not among the files that were named."""
-        row = self.snapshot().row(run)
+        row = self.snapshot(run).row(run)
         known = self._traces.get(run)
         if known is not None:
             return known

@@ -39,7 +39,7 @@ _TOLD: Final = "bars are single traps, nested ones on top of those they interrup
 
 def page(source: Source, state: State) -> Page:
     """The timeline of a run whose trace is at hand."""
-    snapshot = source.snapshot()
+    snapshot = source.snapshot(state.text("id"))
     run = chosen_run(snapshot, state)
     if not run:
         return empty_store()
