@@ -9,7 +9,7 @@ VM_PACKAGES := qemu-system-x86 busybox-static cpio kmod zstd gcc libc6-dev
 
 # Needed to record (python3-bpfcc), to build (python3-dev) and, by the tests only, as oracle (linux-perf) and browser.
 DEMO_PACKAGES := python3-bpfcc
-TEST_PACKAGES := $(DEMO_PACKAGES) chromium linux-perf $(VM_PACKAGES)
+TEST_PACKAGES := $(DEMO_PACKAGES) chromium linux-perf trace-cmd $(VM_PACKAGES)
 
 INSTALLED := $(VENV)/.installed
 SOURCES   := setup.py pyproject.toml $(wildcard */*.c */*.h iretrace/native/*)
@@ -35,6 +35,12 @@ vmtest: $(INSTALLED) packages-vm
 
 bench: $(INSTALLED) packages-test
 	$(BIN)/python -m benchmarks
+
+# Ten minutes for each format that is read: crashes, hangs and growing memory end it.
+FUZZED := perf trace-dat ftrace qemu csv partial trace
+fuzz: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	for format in $(FUZZED); do $(BIN)/python -m tests.fuzz $$format 600 || exit 1; done
 
 sample: $(INSTALLED)
 	$(BIN)/python samples/record.py

@@ -48,6 +48,9 @@ EXTRAS = {
         "dask>=2025.3",
         "distributed>=2025.3",
     ],
+    "fuzz": [
+        "atheris>=2.3,<4",
+    ],
     "dev": [
         "hypothesis>=6.130",
         "mypy>=1.16",

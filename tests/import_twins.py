@@ -53,3 +53,28 @@ def _sample(body: bytes, kind: int, read_format: int, user_regs: int) -> dict[st
         sample["regs"] = {REG_NAMES[reg]: word() for reg in range(64) if user_regs >> reg & 1}
     sample["pid"], sample["cpu"] = sample["tid"] & 0xFFFFFFFF, sample["cpu"] & 0xFFFFFFFF
     return sample
+
+
+def page_events(page: bytes) -> list[tuple[int, bytes]]:
+    """(time, data) of each event of a ring buffer's page, read from its start as include/linux/ring_buffer.h has it."""
+    time, commit = struct.unpack_from("<QQ", page)
+    at, end, found = 16, 16 + (commit & 0xFFFFFFF), []
+    while at < end:
+        (word,) = struct.unpack_from("<I", page, at)
+        kind, delta = word & 31, word >> 5
+        following = struct.unpack_from("<I", page, at + 4)[0] if at + 8 <= len(page) else 0
+        if kind == 29:
+            if delta == 0:
+                break
+            time, at = time + delta, at + 4 + following
+        elif kind == 30:
+            time, at = time + (following << 27) + delta, at + 8
+        elif kind == 31:
+            time, at = (following << 27) + delta | time & 0xF8 << 56, at + 8
+        else:
+            size = 4 * kind or following - 4
+            at += 4 if kind else 8
+            time += delta
+            found.append((time, page[at : at + size]))
+            at += size
+    return found

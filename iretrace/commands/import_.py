@@ -49,11 +49,14 @@ def _ranges(_context: click.Context, parameter: click.Parameter, texts: tuple[st
 Examples:
   iretrace import perf.data                       what perf record wrote
   perf record -o - … | iretrace import - -o t.parquet
+  iretrace import qemu.log.* -o t.parquet         -d int,tid -D qemu.log.%d: a file each virtual CPU
   iretrace import --format csv events.csv --kernel-cs 0x10 --tsc-khz 2450000 -o t.parquet
   iretrace import trace.parquet.partial           salvage what a killed run left
 """
 )
-@click.argument("source", type=click.Path(path_type=Path, allow_dash=True))
+@click.argument(
+    "sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True)
+)
 @click.option(
     "--format",
     "source_format",
@@ -78,7 +81,7 @@ Examples:
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 def command(  # noqa: PLR0913 - one parameter an option
     *,
-    source: Path,
+    sources: tuple[Path, ...],
     source_format: str,
     target: Path | None,
     force: bool,
@@ -91,18 +94,18 @@ def command(  # noqa: PLR0913 - one parameter an option
 ) -> int:
     """Make a trace of what another tool recorded, or of the partial file of a killed run.
 
-    SOURCE is told by its content; - is standard input. What each event became is listed at the end; events that are no
-    traps, or not known, are counted and left out.
+    SOURCE is told by its content; - is standard input. Several are the logs of an emulator's virtual CPUs. What each
+    event became is listed at the end; events that are no traps, or not known, are counted and left out.
     CSV columns are the trace's, by name: tsc, cpu, phase and vector must be there; irq, hook, cs, ip, flags, sp,
     error_code, to_kernel and pid may be. Integers are decimal or 0x…; an empty cell is unknown.
     """
     from iretrace.importers.job import ImportOptions  # noqa: PLC0415 - heavy imports wait for the verb
     from iretrace.importers.run import import_file  # noqa: PLC0415
 
-    target = target or _default_target(source)
+    target = target or _default_target(sources[0])
     with _progress(quiet=quiet) as progress:
         imported = import_file(
-            source,
+            sources,
             target,
             source_format=source_format,
             options=ImportOptions(kernel_cs=kernel_cs, nmi_text=nmi_text, tsc_khz=tsc_khz, strict=strict),

@@ -8,6 +8,7 @@ read a block at a time, and sorted outside of memory. A row that cannot be read 
 
 from __future__ import annotations
 
+import codecs
 import io
 from typing import TYPE_CHECKING, Any, Final
 
@@ -140,12 +141,14 @@ def _blocks(file: BinaryIO, job: Job) -> Iterator[pa.RecordBatch]:
 
 
 class _Counted(io.RawIOBase):
-    """A file that tells how far it has been read."""
+    """A file that tells how far it has been read, and whose text is UTF-8: pyarrow's handler of bad rows needs that."""
 
     def __init__(self, file: BinaryIO, job: Job, done: int) -> None:
         self._file = file
         self._job = job
         self._done = done
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._whole = True
 
     def readable(self) -> bool:
         return True
@@ -154,7 +157,11 @@ class _Counted(io.RawIOBase):
         data = self._file.read(size)
         self._done += len(data)
         self._job.progress(self._done, None)
-        return data
+        if data.isascii() and self._whole:
+            return data
+        text = self._decoder.decode(data, final=not data)
+        self._whole = not self._decoder.getstate()[0]
+        return text.encode() or (self.read(size) if data else b"")
 
 
 def _header(line: bytes, path: Path) -> list[str]:

@@ -54,6 +54,7 @@ class Job:
         options: what the user said.
         sorter: takes the rows.
         progress: called with bytes read and bytes in all (``None``: not known).
+        cpu: of a file that does not name its CPU: which it is.
         tally: records by event.
         malformed: records that could not be read.
         told: where the first of them are, and what is wrong.
@@ -65,6 +66,7 @@ class Job:
     options: ImportOptions
     sorter: Sorter
     progress: Callable[[int, int | None], None] = lambda _done, _total: None
+    cpu: int = 0
     tally: Tally = field(default_factory=Tally)
     malformed: int = 0
     told: list[str] = field(default_factory=list)

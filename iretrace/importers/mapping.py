@@ -140,13 +140,19 @@ def find(system: str, event: str) -> Rule | None:
     """The rule for a tracepoint; ``None``: unknown.
 
     Args:
-        system: its group; empty where the format does not say.
+        system: its group; empty where the format does not say. Then a pattern of names tells too little: what ends in
+            ``_entry`` is taken for a system vector's only if it is called like one.
         event: its name.
     """
     for rule in RULES:
-        if system in ("", rule.system) and fnmatch.fnmatchcase(event, rule.event) and (system or rule.event != "*"):
+        known = system == rule.system or (not system and ("*" not in rule.event or _telling(rule, event)))
+        if known and fnmatch.fnmatchcase(event, rule.event):
             return rule
     return None
+
+
+def _telling(rule: Rule, event: str) -> bool:
+    return event in NAMED if rule.trap else rule.event.rstrip("*") != ""
 
 
 @dataclass(kw_only=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,11 +19,12 @@ from iretrace.importers.source import opened
 from iretrace.trace import writing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from iretrace.footer import Footer
+    from iretrace.importers.registry import SourceFormat
+    from iretrace.importers.source import Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +70,7 @@ class Imported:
 
 
 def import_file(  # noqa: PLR0913 - keyword-only
-    path: Path,
+    sources: Path | Sequence[Path],
     target: Path,
     *,
     source_format: str = "auto",
@@ -78,7 +81,7 @@ def import_file(  # noqa: PLR0913 - keyword-only
     """Make a trace of a file.
 
     Args:
-        path: the file; ``-`` for standard input.
+        sources: the file, ``-`` for standard input; or the logs of an emulator's virtual CPUs, in their order.
         target: the trace.
         source_format: a name of :data:`iretrace.importers.registry.FORMATS`, or ``auto``.
         options: what the file cannot say of itself.
@@ -89,18 +92,36 @@ def import_file(  # noqa: PLR0913 - keyword-only
         InputError: the file cannot be imported.
         OutputError: the trace cannot be written.
     """
-    with opened(path) as source:
-        found = recognise(source.head, path)
-        if source_format not in ("auto", found):
-            raise InputError(path, f"does not look like {source_format}", remedy=f"try --format {found}")
-        chosen = BY_NAME[found]
-        if source.size is None and not chosen.streams:
-            raise InputError(path, f"is a pipe, and {found} cannot be read from one", expected="a file")
-        with output.replacing(target, force=force) as temporary, writing(temporary) as writer:
-            with Sorter(writer, target.parent) as sorter:
-                job = Job(path=path, options=options or ImportOptions(), sorter=sorter, progress=progress)
-                footer = chosen.loader()(source.file, source.size, job)
-                sorter.finish()
-            footer = msgspec.structs.replace(footer, tool=f"iretrace {__version__} import --format {found}")
-            writer.finish(footer)
-    return Imported(format=found, footer=footer, job=job)
+    paths = [sources] if isinstance(sources, Path) else list(sources)
+    with ExitStack() as stack:
+        inputs = [stack.enter_context(opened(path)) for path in paths]
+        chosen = _chosen(inputs, source_format)
+        load = chosen.loader()
+        temporary = stack.enter_context(output.replacing(target, force=force))
+        writer = stack.enter_context(writing(temporary))
+        with Sorter(writer, target.parent) as sorter:
+            job = Job(path=paths[0], options=options or ImportOptions(), sorter=sorter, progress=progress)
+            for cpu, source in enumerate(inputs):
+                job.path, job.cpu = source.path, cpu
+                footer = load(source.file, source.size, job)
+            sorter.finish()
+        footer = msgspec.structs.replace(footer, tool=f"iretrace {__version__} import --format {chosen.name}")
+        writer.finish(footer)
+    return Imported(format=chosen.name, footer=footer, job=job)
+
+
+def _chosen(inputs: list[Source], asked: str) -> SourceFormat:
+    """The format of the inputs.
+
+    Raises:
+        InputError: it is not what was asked for, or cannot be read in this way.
+    """
+    for source in inputs:
+        found = recognise(source.head, source.path)
+        if asked not in ("auto", found):
+            raise InputError(source.path, f"does not look like {asked}", remedy=f"try --format {found}")
+        if source.size is None and not BY_NAME[found].streams:
+            raise InputError(source.path, f"is a pipe, and {found} cannot be read from one", expected="a file")
+        if len(inputs) > 1 and not BY_NAME[found].several:
+            raise InputError(source.path, f"is one of several files, and {found}", expected="one file, or logs of QEMU")
+    return BY_NAME[found]

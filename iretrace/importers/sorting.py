@@ -200,21 +200,27 @@ class _Behind:
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._written = 0
+        self._waiting: object | None = None
 
     def write(self, batch: object) -> int:
         """Hand a batch over; the number of events handed over so far."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, daemon=True)
-            self._thread.start()
-        self._raise()
-        self._queue.put(batch)
         self._written += batch.num_rows  # type: ignore[attr-defined]
+        if self._waiting is not None:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, daemon=True)
+                self._thread.start()
+            self._raise()
+            self._queue.put(self._waiting)
+        self._waiting = batch
         return self._written
 
     def finish(self) -> None:
-        """Wait until all is written."""
+        """Wait until all is written; one batch alone needs no thread."""
         self.stop()
         self._raise()
+        if self._waiting is not None:
+            self._writer.write(self._waiting)
+            self._waiting = None
 
     def stop(self) -> None:
         """End the thread."""
