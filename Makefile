@@ -9,7 +9,7 @@ VM_PACKAGES := qemu-system-x86 busybox-static cpio kmod zstd gcc libc6-dev
 
 # Needed to record (python3-bpfcc), to build (python3-dev) and, by the tests only, as oracle (linux-perf) and browser.
 DEMO_PACKAGES := python3-bpfcc
-TEST_PACKAGES := $(DEMO_PACKAGES) chromium linux-perf trace-cmd $(VM_PACKAGES)
+TEST_PACKAGES := $(DEMO_PACKAGES) chromium linux-perf trace-cmd bpftrace $(VM_PACKAGES)
 
 INSTALLED := $(VENV)/.installed
 SOURCES   := setup.py pyproject.toml $(wildcard */*.c */*.h iretrace/native/*)

@@ -132,6 +132,8 @@ def _of_vector(
     kernel = int(decided.count[here & (decided.target == Target.KERNEL)].sum())
     ret = int(decided.count[here & (decided.choice == Choice.RET)].sum())
     seconds, khz = run.document.duration_s, run.footer.clock.tsc_khz
+    if seconds is not None and vector != ALL:
+        seconds *= run.footer.recorded_share(None if vector == DEVICE else vector)
     series = times and {
         name: over_time(counts)
         for name, counts in (("returns", times.returns), ("known", times.known), ("kernel", times.to_kernel))

@@ -113,6 +113,10 @@ class CrossCheck:
         self._exits += np.bincount(slot[is_exit], minlength=self._exits.size)
         self._open[slot] = ~is_exit  # of several events of a slot the last one stays
 
+    def forget(self, vectors: Collection[int]) -> None:
+        """Do not compare these any more: they were switched off."""
+        self._rows = {row: counted for row, counted in self._rows.items() if not set(counted) & set(vectors)}
+
     def missing(self) -> list[Loss]:
         """Interrupts that the kernel counted between the readings and no probe saw, by CPU."""
         if self._end is None:

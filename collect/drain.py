@@ -61,6 +61,7 @@ class Progress:
         losses: lost so far, by cause and CPU.
         own_events: events kept that carry the collector's own pid.
         own_faults: of these, page faults.
+        by_cpu: events drained, by CPU.
     """
 
     events: int = 0
@@ -70,6 +71,7 @@ class Progress:
     losses: list[Loss] = field(default_factory=list)
     own_events: int = 0
     own_faults: int = 0
+    by_cpu: dict[int, int] = field(default_factory=dict)
 
 
 class Buffers:
@@ -153,6 +155,9 @@ class Drain:
             return
         drained = as_events(self._buffer[:n])
         self.progress.drained += n
+        for cpu, count in enumerate(np.bincount(drained["cpu"]).tolist()):
+            if count:
+                self.progress.by_cpu[cpu] = self.progress.by_cpu.get(cpu, 0) + count
         self._clock.to_tsc(drained)
         self._probes.drain_names(self._clock)
         self._probes.processes.met(drained["pid"])

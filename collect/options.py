@@ -27,6 +27,7 @@ class CollectOptions:
         raw_addresses: store kernel addresses as they are.
         calibrate: time the return paths first.
         tags: the user's own words for the footer.
+        max_overhead_pct: what the probes may take of the busiest CPU before classes of trap are switched off.
         keep_privileges: do not give up what is not needed once all is attached.
         only: words for classes of trap (:mod:`iretrace.collect.selection`); empty: all.
         filters: CPUs, processes, names and cgroups to which the recording is limited.
@@ -41,6 +42,7 @@ class CollectOptions:
     raw_addresses: bool = False
     calibrate: bool = True
     tags: dict[str, str] = field(default_factory=dict)
+    max_overhead_pct: float | None = None
     keep_privileges: bool = False
     only: tuple[str, ...] = ()
     filters: Filters = field(default_factory=Filters)

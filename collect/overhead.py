@@ -83,8 +83,17 @@ class Overhead:
         missed = sum(info.recursion_misses for info in self._probes.program_runs().values())
         return [footers.Loss(cause="probe-skipped", count=missed)] if missed else []
 
-    def summary(self, *, n_events: int, seconds: float, n_cpus: int, own_cpu_seconds: float) -> footers.Overhead:
-        """The probes' cost over the run."""
+    def summary(
+        self, *, by_cpu: dict[int, int], seconds: float, n_cpus: int, own_cpu_seconds: float
+    ) -> footers.Overhead:
+        """The probes' cost over the run.
+
+        Args:
+            by_cpu: events by CPU.
+            seconds: how long the probes were attached.
+            n_cpus: CPUs online.
+            own_cpu_seconds: CPU time of this process meanwhile.
+        """
         infos = self._probes.program_runs().values()
         runs, run_ns = sum(info.run_cnt for info in infos), sum(info.run_time_ns for info in infos)
         mean = run_ns / runs if runs else None
@@ -92,6 +101,15 @@ class Overhead:
             runs=runs,
             run_ns=run_ns,
             ns_per_event=mean,
-            cpu_pct=None if mean is None else 100.0 * mean * n_events / (seconds * 1e9 * n_cpus),
+            cpu_pct=None if mean is None else 100.0 * run_ns / (seconds * 1e9 * n_cpus),
+            by_cpu=[footers.CpuShare(cpu=cpu, pct=pct) for cpu, pct in shares(run_ns, by_cpu, seconds).items()],
             collector_cpu_pct=100.0 * own_cpu_seconds / seconds,
         )
+
+
+def shares(run_ns: int, by_cpu: dict[int, int], seconds: float) -> dict[int, float]:
+    """Percent of each CPU's time: the probes' time in all, shared out by events, since the kernel does not say."""
+    events = sum(by_cpu.values())
+    if not events:
+        return {}
+    return {cpu: 100.0 * run_ns * n / events / (seconds * 1e9) for cpu, n in sorted(by_cpu.items())}

@@ -24,6 +24,7 @@ from iretrace.collect.overhead import Overhead
 from iretrace.collect.partial import Contents, Header, PartialWriter, copy_sorted
 from iretrace.collect.privileges import give_up
 from iretrace.collect.probes import ProbeOptions, Probes, lack_of_fentry
+from iretrace.collect.shedding import Shedder
 from iretrace.collect.watch import Watch
 from iretrace.errors import MachineError, OutputError
 from iretrace.trace import writing
@@ -173,8 +174,17 @@ class _Recording:
             collector = self._settle(probes, child)
             watch = Watch(self._anchor)
 
+            shedder = Shedder(
+                probes=probes,
+                choice=choice,
+                classes=asked,
+                limit_pct=options.max_overhead_pct,
+                crosscheck=crosscheck,
+            )
+
             def look(progress: Progress) -> None:
                 watch.look(take_anchor(_LOOK_BRACKETS))
+                shedder.look(progress)
                 report(progress)
 
             stop.start(child)
@@ -199,7 +209,8 @@ class _Recording:
         self.footer = msgspec.structs.replace(
             self.footer,
             hooks=overhead.hooks(hooks),
-            losses=self._losses(overhead, drain, crosscheck, left_out) + watch.losses(),
+            losses=self._losses(overhead, drain, crosscheck, left_out) + watch.losses() + shedder.losses(),
+            off=shedder.off,
             incidents=watch.incidents,
             collector=msgspec.structs.replace(
                 collector,
@@ -211,7 +222,7 @@ class _Recording:
             processes=probes.processes.of_trace(),
             clock=msgspec.structs.replace(self.footer.clock, tsc_khz=khz, anchors=[self._anchor, last]),
             overhead=overhead.summary(
-                n_events=self.n_events,
+                by_cpu=drain.progress.by_cpu,
                 seconds=self.seconds,
                 n_cpus=len(self._facts.cpus),
                 own_cpu_seconds=time.process_time() - own_begin,

@@ -22,6 +22,7 @@ U8 = Annotated[int, msgspec.Meta(ge=0, le=0xFF)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
 U64_MAX: Final = 2**64 - 1
+_FIRST_SYSTEM_VECTOR: Final = 0xEC  # Linux arch/x86/include/asm/irq_vectors.h, LOCAL_TIMER_VECTOR
 
 ADDRESSES_RAW: Final = "raw"
 ADDRESSES_RELATIVE: Final = "relative"
@@ -145,6 +146,13 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     """``None``: from the beginning, as far as is known."""
 
 
+class CpuShare(msgspec.Struct, frozen=True, kw_only=True):
+    """What the probes took of one CPU."""
+
+    cpu: U16
+    pct: float
+
+
 class Overhead(msgspec.Struct, frozen=True, kw_only=True):
     """What the probes themselves cost, by the kernel's own measurement (BPF_STATS_RUN_TIME)."""
 
@@ -152,7 +160,9 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True):
     run_ns: Count = 0
     ns_per_event: float | None = None
     cpu_pct: float | None = None
-    """Probe time as percent of all CPU time of the window (ns_per_event x events)."""
+    """Probe time as percent of the time of all CPUs."""
+    by_cpu: list[CpuShare] = []
+    """The same of each CPU: the time in all, shared out by events."""
     collector_cpu_pct: float | None = None
     """The collector's own CPU time as percent of one CPU."""
 
@@ -216,6 +226,18 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
 
 
+class Off(msgspec.Struct, frozen=True, kw_only=True):
+    """A class of trap that was switched off while the run went on: from then on nothing is known of it."""
+
+    name: str
+    """As in :class:`TrapClass`."""
+    vectors: list[U8] = []
+    """Empty: device interrupts."""
+    from_tsc: U64
+    """Traps that began later are not there."""
+    reason: str = ""
+
+
 class Filters(msgspec.Struct, frozen=True, kw_only=True):
     """What was asked for, where not everything was; an empty list asks nothing."""
 
@@ -266,6 +288,8 @@ class Footer(msgspec.Struct, frozen=True, kw_only=True):
     """What the recording was limited to."""
     processes: list[Process] = []
     """Names of the processes that were interrupted, by pid and in the order of time (iretrace/processes.py)."""
+    off: list[Off] = []
+    """Classes that were shed in the middle (``collect --max-overhead``)."""
     incidents: list[Incident] = []
     collector: Collector = Collector()
     overhead: Overhead = Overhead()
@@ -296,7 +320,23 @@ class Footer(msgspec.Struct, frozen=True, kw_only=True):
     def limits(self) -> list[str]:
         """What was left out on purpose, one sentence each: nesting and rates are of what was recorded."""
         asked = self.filters.described()
-        return [f"Only a part was recorded ({asked}): nesting and rates are of that part."] if asked else []
+        found = [f"Only a part was recorded ({asked}): nesting and rates are of that part."] if asked else []
+        for off in self.off:
+            share = self.recorded_share(off.vectors[0] if off.vectors else None)
+            found.append(
+                f"{off.name} was switched off after {100 * share:.0f} % of the time ({off.reason}): "
+                "what came later is not there, and its rates are of the time before."
+            )
+        return found
+
+    def recorded_share(self, vector: int | None) -> float:
+        """The share of the window, from 0 to 1, in which traps of a vector were recorded (``None``: a device's)."""
+        start, cycles = self.window.start_tsc, self.duration_cycles()
+        if start is None or cycles is None:
+            return 1.0
+        device = vector is None or 32 <= vector < _FIRST_SYSTEM_VECTOR
+        ends = [off.from_tsc for off in self.off if (vector in off.vectors if off.vectors else device)]
+        return min(1.0, max(0.0, (min(ends) - start) / cycles)) if ends else 1.0
 
     def duration_cycles(self) -> int | None:
         """Length of the recorded window in TSC cycles, ``None`` where not known."""

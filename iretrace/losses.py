@@ -70,6 +70,14 @@ CAUSES: Final[tuple[LossCause, ...]] = (
         remedy="none known: a few in a million are usual under a load of short processes",
     ),
     LossCause(
+        name="shed",
+        severity="events",
+        stage="record",
+        doc="A class of trap was switched off to keep to --max-overhead; what came later is missing (their number is "
+        "not known; count is 0).",
+        remedy="the footer's off list says which and when; allow more, or ask for less with --only",
+    ),
+    LossCause(
         name="unaccounted",
         severity="events",
         stage="record",

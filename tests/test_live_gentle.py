@@ -146,3 +146,25 @@ def test_a_cpu_that_goes_and_comes_back(run_iretrace: RunIretrace, tmp_path: Pat
     assert set(lost) == {"tsc-unreadable", "cpu-offline", "cpu-online"}
     for _, on_cpu in events.groupby("cpu"):
         assert on_cpu.tsc.is_monotonic_increasing
+
+
+def test_a_class_that_costs_too_much_is_switched_off(
+    run_iretrace: RunIretrace, tmp_path: Path, compile_workload: CompileWorkload
+) -> None:
+    """--max-overhead sheds page faults under a storm of them; timers go on, and the trace says what is missing."""
+    trace = tmp_path / "t.parquet"
+    storm = ["sh", "-c", f"for i in 1 2 3; do {compile_workload('faults')} 400003; done"]
+    done = run_iretrace("collect", "--no-calibrate", "--max-overhead", "0.5", "-o", trace, "--", *storm)
+    footer, events = open_trace(trace).footer, read_events(trace)
+    assert footer.off[0].name == "#PF", footer.overhead
+    assert "OFF after" in done.stderr
+    assert "shed" in own_losses(footer)
+    assert not len(events[(events.vector == 14) & (events.tsc > footer.off[0].from_tsc + 200_000_000)])
+    assert len(events[events.vector == 14]) < 1_200_009
+    shed = {off.name for off in footer.off}
+    timer = events[events.vector == 0xEC]
+    if "timer" not in shed:
+        assert int((timer.tsc > footer.off[0].from_tsc).sum()) > 0
+    assert abs(int((timer.phase == "entry").sum()) - int((timer.phase == "exit").sum())) <= 2
+    assert 0 < footer.recorded_share(14) < 1
+    assert "#PF was switched off" in run_iretrace("replay", trace).stdout

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from iretrace.collect.options import Outcome
 
 _UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_SHOWN_CPUS: Final = 8
 _MIN_RING_BYTES: Final = 4096
 _MAX_RING_BYTES: Final = 1 << 30
 
@@ -97,6 +98,13 @@ Examples:
 @click.option("--comm", "comms", multiple=True, metavar="NAME", help="Tasks of this name, as in /proc/PID/comm.")
 @click.option("--cgroup", "cgroups", multiple=True, metavar="PATH", help="Tasks of this cgroup (v2) and below.")
 @click.option("--raw-addresses", is_flag=True, help="Store kernel addresses as they are (they defeat KASLR).")
+@click.option(
+    "--max-overhead",
+    "max_overhead_pct",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="PCT",
+    help="Switch off classes of trap, the dearest first, before the probes take more of a CPU.",
+)
 @click.option("--keep-privileges", is_flag=True, help="Stay as privileged as at the start.")
 @click.option("--calibrate/--no-calibrate", default=True, help="Time the return paths first (0.3 s).")
 @click.option(
@@ -118,6 +126,7 @@ def command(  # noqa: PLR0913 - one parameter an option
     comms: tuple[str, ...],
     cgroups: tuple[str, ...],
     raw_addresses: bool,
+    max_overhead_pct: float | None,
     keep_privileges: bool,
     calibrate: bool,
     tags: dict[str, str],
@@ -146,6 +155,7 @@ def command(  # noqa: PLR0913 - one parameter an option
         clock=clock,
         raw_addresses=raw_addresses,
         calibrate=calibrate,
+        max_overhead_pct=max_overhead_pct,
         keep_privileges=keep_privileges,
         tags=tags,
         only=only,
@@ -224,7 +234,14 @@ def _tell(target: Path, outcome: Outcome) -> None:
     overhead = footer.overhead
     if overhead.ns_per_event is not None and overhead.cpu_pct is not None:
         click.echo(
-            f"the probes took {overhead.ns_per_event:.0f} ns an event, {overhead.cpu_pct:.2f} % of the CPU time",
+            f"the probes took {overhead.ns_per_event:.0f} ns an event, {overhead.cpu_pct:.2f} % of the CPU time"
+            + "".join(f", CPU {share.cpu} {share.pct:.2f} %" for share in overhead.by_cpu[:_SHOWN_CPUS]),
+            err=True,
+        )
+    for off in footer.off:
+        click.echo(
+            f"OFF after {100 * footer.recorded_share(off.vectors[0] if off.vectors else None):.0f} % "
+            f"of the time: {off.name} ({off.reason})",
             err=True,
         )
     if footer.filters.described():

@@ -104,7 +104,7 @@ def _shared(run: Run) -> list[dict[str, Any]]:
             "to_kernel": kernel[i],
             "to_unknown": unknown[i],
             "timed": int(latency[i].sum()),
-            "per_s": returns[i] / run.document.duration_s if run.document.duration_s else None,
+            "per_s": returns[i] / seconds if (seconds := _seconds(run, row["vector"])) else None,
             "to_kernel_pct": 100 * kernel[i] / known if known else None,
         }
         for j, q in enumerate(QUANTILES):
@@ -114,13 +114,20 @@ def _shared(run: Run) -> list[dict[str, Any]]:
     return rows
 
 
+def _seconds(run: Run, vector: int) -> float | None:
+    """How long traps of a vector were recorded; all of them: how long the run was."""
+    seconds = run.document.duration_s
+    if seconds is None or vector == ALL:
+        return seconds
+    return seconds * run.footer.recorded_share(None if vector == DEVICE else vector)
+
+
 def _of_policy(run: Run, policy: PolicyRun) -> list[dict[str, Any]]:
     returns = _by_vector(run, policy, None)
     choices = {choice: _by_vector(run, policy, policy.choice == choice) for choice in Choice}
     # What ERETS and ERETU cost, nobody has told.
     fred = bool(choices[Choice.ERETS][0] or choices[Choice.ERETU][0])
     saving = None if fred else run.document.saving
-    seconds = run.document.duration_s
     rows = []
     for i, row in enumerate(_heads(run, policy.name)):
         ret = choices[Choice.RET][i]
@@ -130,6 +137,7 @@ def _of_policy(run: Run, policy: PolicyRun) -> list[dict[str, Any]]:
         if saving is not None:
             row["saved_cycles"] = ret * saving.cycles
             row["saved_low_cycles"], row["saved_high_cycles"] = ret * saving.low, ret * saving.high
+            seconds = _seconds(run, row["vector"])
             row["saved_per_s_cycles"] = ret * saving.cycles / seconds if seconds else None
         rows.append(row)
     return rows
