@@ -71,6 +71,7 @@ NATIVE = Extension(
         "collect/returns.c",
         "collect/traps.c",
         "replay/engine.c",
+        "replay/engine_calm.c",
         "replay/engine_columns.c",
         "replay/engine_module.c",
         "analysis/count.c",

@@ -19,7 +19,7 @@ from iretrace.errors import Damaged, InputError, NotATrace
 from iretrace.schema import EVENT_COLUMNS, EVENT_SCHEMA, FOOTER_KEY, PHASES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -62,15 +62,29 @@ class Trace:
         Raises:
             Damaged: a row group cannot be read or holds values out of range.
         """
+        for batch in self._turns(columns, range(self._n_row_groups) if groups is None else groups):
+            if batch is not None:
+                yield batch
+
+    def dealt(self, columns: Sequence[str], n: int) -> list[Iterator[pa.RecordBatch | None]]:
+        """The same for ``n`` readers at once, the row groups dealt out in turn; each yields ``None`` after each group.
+
+        Each checks what it reads; that ``tsc`` does not fall from one reader's batch to the next one's, :func:`rising`
+        checks.
+        """
+        n = max(1, min(n, self._n_row_groups))
+        return [self._turns(columns, range(first, self._n_row_groups, n)) for first in range(n)]
+
+    def _turns(self, columns: Sequence[str], groups: range) -> Iterator[pa.RecordBatch | None]:
         try:
             with pq.ParquetFile(self.path, memory_map=True) as file:
                 last = 0
-                for index in range(self._n_row_groups) if groups is None else groups:
-                    table = file.read_row_group(index, columns=list(columns))
-                    for batch in table.combine_chunks().to_batches():
+                for index in groups:
+                    for batch in file.iter_batches(ROW_GROUP_EVENTS, row_groups=[index], columns=list(columns)):
                         if batch.num_rows:
                             last = _check(batch, last, str(self.path))
                             yield batch
+                    yield None
         except (pa.ArrowException, OSError) as error:
             raise Damaged(
                 self.path, f"row group could not be read ({_short(error)})", expected="an intact trace", remedy=RECORD
@@ -186,6 +200,25 @@ def _check_columns(path: Path, schema: pa.Schema) -> None:
             raise Damaged(path, f"column {column.name!r} is {found}", expected=str(column.type))
 
 
+def rising(batches: Iterable[pa.RecordBatch], where: str) -> Iterator[pa.RecordBatch]:
+    """The same batches, which begin with ``tsc``.
+
+    Raises:
+        Damaged: ``tsc`` falls from one to the next.
+    """
+    last = 0
+    for batch in batches:
+        tsc = batch.column(0)
+        if tsc[0].as_py() < last:
+            raise _falls(where)
+        last = tsc[len(tsc) - 1].as_py()
+        yield batch
+
+
+def _falls(where: str) -> Damaged:
+    return Damaged(where, "the tsc column falls", expected="events sorted by TSC", remedy="iretrace import sorts")
+
+
 def _check(batch: pa.RecordBatch, last: int, where: str) -> int:
     """Check a batch's values; return its last TSC."""
     names = batch.schema.names
@@ -205,7 +238,7 @@ def _check(batch: pa.RecordBatch, last: int, where: str) -> int:
     values = np.frombuffer(tsc.buffers()[1], np.uint64)[tsc.offset : tsc.offset + len(tsc)]
     falls = bool((values[1:] < values[:-1]).any())
     if first < last or falls:
-        raise Damaged(where, "the tsc column falls", expected="events sorted by TSC", remedy="iretrace import sorts")
+        raise _falls(where)
     return int(end)
 
 
@@ -237,17 +270,19 @@ class TraceWriter:
         self._held_events += batch.num_rows
         self.n_events += batch.num_rows
         if self._held_events >= ROW_GROUP_EVENTS:
-            self._flush()
+            # Whole row groups only: each small one costs a reader as much as a large one.
+            self._flush(self._held_events - self._held_events % ROW_GROUP_EVENTS)
 
-    def _flush(self) -> None:
-        if self._held_events:
-            table = pa.Table.from_batches(self._held, EVENT_SCHEMA)
-            self._writer.write_table(table, row_group_size=ROW_GROUP_EVENTS)
-        self._held, self._held_events = [], 0
+    def _flush(self, n_events: int) -> None:
+        table = pa.Table.from_batches(self._held, EVENT_SCHEMA)
+        self._writer.write_table(table.slice(0, n_events), row_group_size=ROW_GROUP_EVENTS)
+        self._held = table.slice(n_events).to_batches()
+        self._held_events -= n_events
 
     def finish(self, footer: footers.Footer) -> None:
         """Write what is held and the footer."""
-        self._flush()
+        if self._held_events:
+            self._flush(self._held_events)
         self._writer.add_key_value_metadata({FOOTER_KEY.decode(): footer.to_json().decode()})
         self._writer.close()
 

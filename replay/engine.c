@@ -1,5 +1,6 @@
 /* The sequential loop of the replay: pairing, nest counting, and a histogram of contexts, in one pass. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine.h"
 
@@ -11,31 +12,7 @@
 #define NOINLINE
 #endif
 
-/* The parts of a frame that a combination of SAW_ bits answers for. */
-#define ANSWERS(ip, flags, sp, target) \
-	((ip) * CONTEXT_NMI_TEXT | (flags) * FRAME_FLAGS | (sp) * CONTEXT_USER_SP | (target) * FRAME_TARGET)
-
-static const uint16_t answered_for[16] = {
-	ANSWERS(0, 0, 0, 0), ANSWERS(1, 0, 0, 0), ANSWERS(0, 1, 0, 0), ANSWERS(1, 1, 0, 0),
-	ANSWERS(0, 0, 1, 0), ANSWERS(1, 0, 1, 0), ANSWERS(0, 1, 1, 0), ANSWERS(1, 1, 1, 0),
-	ANSWERS(0, 0, 0, 1), ANSWERS(1, 0, 0, 1), ANSWERS(0, 1, 0, 1), ANSWERS(1, 1, 0, 1),
-	ANSWERS(0, 0, 1, 1), ANSWERS(1, 0, 1, 1), ANSWERS(0, 1, 1, 1), ANSWERS(1, 1, 1, 1),
-};
-
-
-static inline struct trap *at(const struct cpu *cpu, unsigned int depth)
-{
-	return &cpu->stack[(cpu->base + depth) & (MAX_DEPTH - 1)];
-}
-
-/* The context of a return but for the nest counter, which each configuration has of its own. */
-static inline uint32_t context_of(const struct trap *trap, bool nmi_below)
-{
-	uint32_t frame = trap->frame & (FRAME_TARGET | FRAME_FLAGS | FRAME_KERNEL_ONLY);
-	uint32_t kept = frame & FRAME_TARGET ? ~(uint32_t)FRAME_KERNEL_ONLY : ~UINT32_C(0);
-
-	return ((uint32_t)trap->slot * 3 << CONTEXT_SHIFT) + (frame & kept) + nmi_below * CONTEXT_NMI_ON_STACK;
-}
+static const uint16_t answered_for[16] = {ANSWERED_FOR};
 
 static NOINLINE void add_row(struct engine *engine, uint16_t cpu_number, const struct trap *trap, uint32_t context,
 			     unsigned int depth, uint64_t exit_tsc, enum end end)
@@ -66,7 +43,7 @@ static ALWAYS_INLINE void give_back(struct engine *engine, struct cpu *cpu, uint
 				    const struct trap *trap, unsigned int depth, bool nmi_below, uint64_t exit_tsc,
 				    enum end end, bool rows)
 {
-	uint32_t context = context_of(trap, nmi_below);
+	uint32_t context = context_of(trap->slot, trap->frame, nmi_below);
 	uint64_t tsc = end == END_EXIT || end == END_ORPHAN ? exit_tsc : trap->tsc;
 	const uint8_t *effects = engine->effects + trap->slot;
 	int64_t k;
@@ -79,8 +56,11 @@ static ALWAYS_INLINE void give_back(struct engine *engine, struct cpu *cpu, uint
 			judged--;
 		cell = engine->cells + k * N_CONTEXTS + (context | !!judged * CONTEXT_NESTED);
 		if (!cell->count++) {
-			cell->first_tsc = tsc;
-			cell->first_cpu = cpu_number;
+			const struct calm *calm = engine->calm + (context | !!judged * CONTEXT_NESTED);
+			bool before = calm->first_left > engine->left_now;
+
+			cell->first_tsc = before ? calm->first_tsc : tsc;
+			cell->first_cpu = before ? calm->first_cpu : cpu_number;
 		}
 		if (rows)
 			engine->nest_rows[engine->n_rows * engine->n_configs + k] = judged;
@@ -92,7 +72,7 @@ static ALWAYS_INLINE void give_back(struct engine *engine, struct cpu *cpu, uint
 	if (rows)
 		add_row(engine, cpu_number, trap, context, depth, exit_tsc, end);
 	if (depth) {
-		struct trap *parent = at(cpu, depth - 1);
+		struct trap *parent = trap_at(cpu, depth - 1);
 
 		if (end == END_EXIT)
 			parent->nested_cycles += exit_tsc - trap->tsc;
@@ -103,7 +83,7 @@ static ALWAYS_INLINE void give_back(struct engine *engine, struct cpu *cpu, uint
 
 static ALWAYS_INLINE struct trap *take_top(struct engine *engine, struct cpu *cpu)
 {
-	struct trap *trap = at(cpu, --cpu->depth);
+	struct trap *trap = trap_at(cpu, --cpu->depth);
 
 	engine->open--;
 	cpu->nmi_open -= trap->slot == SLOT_NMI;
@@ -120,7 +100,7 @@ static NOINLINE void end_top(struct engine *engine, struct cpu *cpu, uint16_t cp
 
 static NOINLINE void drop_oldest(struct engine *engine, struct cpu *cpu, uint16_t cpu_number)
 {
-	const struct trap *trap = at(cpu, 0);
+	const struct trap *trap = trap_at(cpu, 0);
 
 	cpu->base = (cpu->base + 1) & (MAX_DEPTH - 1);
 	cpu->depth--;
@@ -141,6 +121,7 @@ static bool grow(struct cpu *cpu)
 
 	if (!stack)
 		return false;
+	memset(stack + cpu->room, 0, (room - cpu->room) * sizeof(*stack));
 	cpu->stack = stack;
 	cpu->room = room;
 	return true;
@@ -161,7 +142,8 @@ static NOINLINE struct cpu *add_cpu(struct engine *engine, uint16_t number)
 {
 	struct cpu *cpu = calloc(1, sizeof(*cpu) + (size_t)engine->n_configs * sizeof(cpu->nest[0]));
 
-	return engine->cpus[number] = cpu;
+	engine->cpus[number] = cpu;
+	return cpu && grow(cpu) ? cpu : NULL;
 }
 
 /* Field by field into its place: a copy of a trap built elsewhere would wait for its stores. */
@@ -202,7 +184,7 @@ static ALWAYS_INLINE bool enter(struct engine *engine, struct cpu *cpu, const st
 		return false;
 	if (engine->counted[slot])
 		count_entry(engine, cpu, slot);
-	load_trap(run, k, at(cpu, cpu->depth++));
+	load_trap(run, k, trap_at(cpu, cpu->depth++));
 	engine->open++;
 	cpu->nmi_open += slot == SLOT_NMI;
 	return true;
@@ -224,7 +206,7 @@ static ALWAYS_INLINE void leave_top(struct engine *engine, struct cpu *cpu, cons
 
 static ALWAYS_INLINE void leave(struct engine *engine, struct cpu *cpu, const struct run *run, int64_t k, bool rows)
 {
-	if (cpu->depth && at(cpu, cpu->depth - 1)->key == run->block.key[k])
+	if (cpu->depth && trap_at(cpu, cpu->depth - 1)->key == run->block.key[k])
 		leave_top(engine, cpu, run, k, rows);
 	else
 		leave_deep(engine, cpu, run, k);
@@ -235,7 +217,7 @@ static NOINLINE void leave_deep(struct engine *engine, struct cpu *cpu, const st
 {
 	unsigned int depth = cpu->depth;
 
-	while (depth && at(cpu, depth - 1)->key != run->block.key[k])
+	while (depth && trap_at(cpu, depth - 1)->key != run->block.key[k])
 		depth--;
 	if (!depth) {
 		struct trap exit;
@@ -249,21 +231,81 @@ static NOINLINE void leave_deep(struct engine *engine, struct cpu *cpu, const st
 	leave_top(engine, cpu, run, k, engine->rows);
 }
 
-/* The events of a block, one after another; false: out of memory. */
-static ALWAYS_INLINE bool run_block(struct engine *engine, const struct run *run, int64_t n, bool rows)
+static bool is_calm(const struct engine *engine, const struct cpu *cpu)
+{
+	unsigned int counted = cpu->nmi_open;
+	int64_t k;
+
+	for (k = 0; k < engine->n_configs; k++)
+		counted |= cpu->nest[k];
+	return !counted;
+}
+
+/* One event; false: out of memory. */
+static ALWAYS_INLINE bool step(struct engine *engine, const struct run *run, int64_t k, bool rows)
+{
+	struct cpu *cpu = engine->cpus[run->number[k]];
+
+	if (!cpu)
+		cpu = add_cpu(engine, run->number[k]);
+	if (!cpu)
+		return false;
+	if (run->is_exit[k])
+		leave(engine, cpu, run, k, rows);
+	else if (!enter(engine, cpu, run, k, rows))
+		return false;
+	return true;
+}
+
+/* The same the long way round a plan, which must know whether the CPU is calm after it. */
+static NOINLINE bool step_aside(struct engine *engine, const struct run *run, int64_t k)
+{
+	const struct cpu *before = engine->cpus[run->number[k]];
+	bool was_calm = !before || is_calm(engine, before);
+
+	engine->left_now = engine->left - (uint64_t)k;
+	if (!step(engine, run, k, false))
+		return false;
+	engine->n_disturbed += was_calm - is_calm(engine, engine->cpus[run->number[k]]);
+	return true;
+}
+
+/* All that waits for the stack is taken in order, before what may disturb a CPU. */
+static bool run_stacked(struct engine *engine, const struct run *run, const struct stacked *stacked)
+{
+	int64_t i;
+
+	for (i = engine_run_stacked(engine, run, stacked, 0); i < stacked->n;
+	     i = engine_run_stacked(engine, run, stacked, i + 1)) {
+		if (!step_aside(engine, run, stacked->event[i]))
+			return false;
+	}
+	return true;
+}
+
+static bool run_counting(struct engine *engine, const struct run *run, int64_t n)
+{
+	struct stacked stacked;
+	int64_t k = 0;
+
+	while (k < n) {
+		if (!engine->n_disturbed) {
+			k = engine_count_points(engine, run, k, n, &stacked);
+			if (!run_stacked(engine, run, &stacked))
+				return false;
+		}
+		if (k < n && !step_aside(engine, run, k++))
+			return false;
+	}
+	return true;
+}
+
+static bool run_with_rows(struct engine *engine, const struct run *run, int64_t n)
 {
 	int64_t k;
 
 	for (k = 0; k < n; k++) {
-		struct cpu *cpu = engine->cpus[run->number[k]];
-
-		if (!cpu)
-			cpu = add_cpu(engine, run->number[k]);
-		if (!cpu)
-			return false;
-		if (run->is_exit[k])
-			leave(engine, cpu, run, k, rows);
-		else if (!enter(engine, cpu, run, k, rows))
+		if (!step(engine, run, k, true))
 			return false;
 	}
 	return true;
@@ -278,9 +320,11 @@ bool engine_run(struct engine *engine, const struct column *columns, int64_t len
 		int64_t n = length - i < BLOCK ? length - i : BLOCK;
 
 		engine_load(engine, columns, i, n, &run);
-		if (!(engine->rows ? run_block(engine, &run, n, true) : run_block(engine, &run, n, false)))
+		if (!(engine->rows ? run_with_rows(engine, &run, n) : run_counting(engine, &run, n)))
 			return false;
+		engine->left -= (uint64_t)n;
 	}
+	engine_settle(engine);
 	return true;
 }
 

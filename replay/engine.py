@@ -168,6 +168,7 @@ class Engine:
         self.counts: NDArray[np.uint64] = cells["count"]
         self.first_tsc: NDArray[np.uint64] = cells["first_tsc"]
         self.first_cpu: NDArray[np.uint16] = cells["first_cpu"]
+        self._rows: bool | None = None
         self._native = _native.engine_new(
             -1 if pairing.kernel_cs is None else pairing.kernel_cs,
             pairing.lossy,
@@ -183,10 +184,11 @@ class Engine:
         Args:
             batch: columns :data:`COLUMNS` in this order (and ``pid`` after them, or it is 0 in every row), typed
                 as :data:`iretrace.schema.EVENT_SCHEMA`.
-            rows: whether rows are wanted.
+            rows: whether rows are wanted; the same for all batches of a trace.
 
         Raises:
             TypeError: the columns are others.
+            ValueError: rows were wanted before and are not now, or the other way round.
         """
         phase = _check(batch)
         _, array = batch.__arrow_c_array__()
@@ -206,6 +208,10 @@ class Engine:
         return dict(zip(REPAIRS, _native.engine_repairs(self._native), strict=True))
 
     def _room(self, n: int, *, wanted: bool) -> tuple[NDArray[Any] | None, NDArray[np.uint16] | None]:
+        # Where no rows are wanted, the engine keeps less of an open trap than a row says.
+        if self._rows not in (None, wanted):
+            raise ValueError(f"rows of some batches only: {'now' if wanted else 'before'}")
+        self._rows = wanted
         if not wanted:
             return None, None
         return np.empty(n, RETURN_DTYPE), np.empty((n, self._n), np.uint16)

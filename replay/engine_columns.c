@@ -6,8 +6,17 @@
 
 #include "engine.h"
 
+/* Everything here is made for vectors: compiled once for any x86-64 and once for CPUs with AVX2, chosen when loaded. */
+#if defined(__GNUC__) && defined(__x86_64__) && defined(__gnu_linux__)
+#define FOR_VECTORS __attribute__((target_clones("avx2", "default")))
+#define INLINE static inline __attribute__((always_inline))
+#else
+#define FOR_VECTORS
+#define INLINE static inline
+#endif
+
 /* One byte (0 or 1) for each of the bits i … i+n-1 of a bitmap; up to 7 bytes past them are written too. */
-static void spread_bits(const struct engine *engine, const uint8_t *bitmap, int64_t i, int64_t n, uint8_t *bytes)
+INLINE void spread_bits(const struct engine *engine, const uint8_t *bitmap, int64_t i, int64_t n, uint8_t *bytes)
 {
 	int64_t last = (i + n - 1) >> 3;
 	unsigned int shift = i & 7;
@@ -20,7 +29,7 @@ static void spread_bits(const struct engine *engine, const uint8_t *bitmap, int6
 	}
 }
 
-static void spread_valid(const struct engine *engine, const struct column *column, int64_t i, int64_t n,
+INLINE void spread_valid(const struct engine *engine, const struct column *column, int64_t i, int64_t n,
 			 uint8_t *bytes)
 {
 	if (column->valid)
@@ -31,7 +40,7 @@ static void spread_valid(const struct engine *engine, const struct column *colum
 
 /* Whether two columns hold nulls in the same rows, as the parts of a frame mostly do; false where it is not seen at
  * a glance. */
-static bool same_valid(const struct column *a, const struct column *b, int64_t i, int64_t n)
+INLINE bool same_valid(const struct column *a, const struct column *b, int64_t i, int64_t n)
 {
 	if (!a->valid || !b->valid)
 		return a->valid == b->valid;
@@ -57,7 +66,7 @@ static bool in_nmi_text(const struct engine *engine, uint64_t ip)
 }
 
 /* Whether an address lies between the first and the last of the ranges: rare, and found without a branch. */
-static bool any_near_text(const struct engine *engine, const uint64_t *ip, int64_t n)
+INLINE bool any_near_text(const struct engine *engine, const uint64_t *ip, int64_t n)
 {
 	unsigned int near_text = 0;
 	int64_t k;
@@ -68,7 +77,7 @@ static bool any_near_text(const struct engine *engine, const uint64_t *ip, int64
 }
 
 /* Which traps the events are about. */
-static void load_keys(const struct engine *engine, const struct column *columns, int64_t i, int64_t n,
+INLINE void load_keys(const struct engine *engine, const struct column *columns, int64_t i, int64_t n,
 		      struct block *block)
 {
 	const uint8_t *vector = &VALUE(&columns[VECTOR], uint8_t, i);
@@ -88,7 +97,7 @@ static void load_keys(const struct engine *engine, const struct column *columns,
 }
 
 /* Where they return to: by CS where the kernel's is known, else by to_kernel, else by the CPL in CS. */
-static void load_targets(const struct engine *engine, const struct column *columns, int64_t i, int64_t n,
+INLINE void load_targets(const struct engine *engine, const struct column *columns, int64_t i, int64_t n,
 			 struct block *block)
 {
 	const struct column *to_kernel = &columns[TO_KERNEL];
@@ -112,7 +121,7 @@ static void load_targets(const struct engine *engine, const struct column *colum
 }
 
 /* The rest of their frames. */
-static void load_frames(const struct engine *engine, const struct column *columns, int64_t i, int64_t n,
+INLINE void load_frames(const struct engine *engine, const struct column *columns, int64_t i, int64_t n,
 			struct block *block)
 {
 	const uint64_t *ip = &VALUE(&columns[IP], uint64_t, i), *sp = &VALUE(&columns[SP], uint64_t, i);
@@ -147,14 +156,20 @@ static void load_frames(const struct engine *engine, const struct column *column
 }
 
 /* Which events are exits, by their index into the dictionary of phases. */
-static void load_phases(const struct engine *engine, const struct column *phase, int64_t i, int64_t n,
+INLINE void load_phases(const struct engine *engine, const struct column *phase, int64_t i, int64_t n,
 			uint8_t *is_exit)
 {
 	int64_t k;
 
 	if (engine->phase_width == 1) { /* what a trace's own schema says */
 		const uint8_t *index = &VALUE(phase, uint8_t, i);
+		uint8_t exit = engine->exit_index;
 
+		if (engine->one_exit_index) {
+			for (k = 0; k < n; k++)
+				is_exit[k] = index[k] == exit;
+			return;
+		}
 		for (k = 0; k < n; k++)
 			is_exit[k] = engine->is_exit_8[index[k]];
 		return;
@@ -166,7 +181,24 @@ static void load_phases(const struct engine *engine, const struct column *phase,
 	}
 }
 
-void engine_load(const struct engine *engine, const struct column *columns, int64_t i, int64_t n, struct run *run)
+/* What entries that return at once count in, and which of them do not return at once. */
+INLINE void load_contexts(const struct engine *engine, int64_t n, struct run *run)
+{
+	struct block *block = &run->block;
+	uint16_t ends = engine->lossy; /* with losses, an entry from user mode ends what is open */
+	int64_t k;
+
+	for (k = 0; k < n; k++) {
+		uint16_t frame = block->frame[k], target = frame & FRAME_TARGET;
+		uint16_t only = target ? 0 : FRAME_KERNEL_ONLY;
+
+		block->place[k] = (uint16_t)(block->slot[k] << 2 | target >> CONTEXT_SHIFT);
+		block->context[k] = frame & (FRAME_FLAGS | only);
+		block->needs_stack[k] = run->is_exit[k] | (ends & (target == TARGET_OTHER << CONTEXT_SHIFT));
+	}
+}
+
+FOR_VECTORS void engine_load(const struct engine *engine, const struct column *columns, int64_t i, int64_t n, struct run *run)
 {
 	load_phases(engine, &columns[PHASE], i, n, run->is_exit);
 	run->tsc = &VALUE(&columns[TSC], uint64_t, i);
@@ -175,4 +207,6 @@ void engine_load(const struct engine *engine, const struct column *columns, int6
 	load_keys(engine, columns, i, n, &run->block);
 	load_targets(engine, columns, i, n, &run->block);
 	load_frames(engine, columns, i, n, &run->block);
+	if (!engine->rows)
+		load_contexts(engine, n, run);
 }

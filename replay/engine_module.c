@@ -32,6 +32,10 @@ static void engine_free(PyObject *capsule)
 	free(engine->cpus);
 	free(engine->effects);
 	free(engine->ranges);
+	free(engine->calm);
+	for (i = 0; i < TALLIES; i++)
+		free(engine->tally[i]);
+	free(engine->touched);
 	PyBuffer_Release(&handle->cells);
 	free(handle);
 }
@@ -76,6 +80,8 @@ static PyObject *engine_new(PyObject *module, PyObject *args)
 	struct engine *engine;
 	struct handle *handle;
 	int kernel_cs, lossy, slot, byte;
+	bool room = true, special[N_SLOTS] = {false};
+	int target;
 	int64_t k;
 
 	(void)module;
@@ -100,6 +106,12 @@ static PyObject *engine_new(PyObject *module, PyObject *args)
 	engine->n_configs = n_effects / N_SLOTS;
 	engine->n_ranges = n_ranges / 16;
 	memcpy(engine->exitless, exitless, N_SLOTS);
+	engine->calm = calloc(N_CONTEXTS + 1, sizeof(*engine->calm));
+	for (k = 0; k < TALLIES; k++) {
+		engine->tally[k] = calloc(N_CONTEXTS + 1, sizeof(*engine->tally[k]));
+		room &= engine->tally[k] != NULL;
+	}
+	engine->touched = calloc(N_CONTEXTS, sizeof(*engine->touched));
 	engine->cpus = calloc(N_CPUS, sizeof(struct cpu *));
 	engine->effects = copy_bytes(effects, n_effects);
 	engine->ranges = copy_bytes(ranges, n_ranges);
@@ -107,7 +119,7 @@ static PyObject *engine_new(PyObject *module, PyObject *args)
 		engine->text_low = engine->ranges[0];
 		engine->text_span = engine->ranges[2 * engine->n_ranges - 1] - engine->text_low;
 	}
-	if (!engine->cpus || !engine->effects || !engine->ranges) {
+	if (!engine->cpus || !engine->effects || !engine->ranges || !engine->calm || !engine->touched || !room) {
 		Py_DECREF(capsule);
 		return PyErr_NoMemory();
 	}
@@ -115,10 +127,20 @@ static PyObject *engine_new(PyObject *module, PyObject *args)
 		for (k = 0; k < 8; k++)
 			engine->spread[byte][k] = byte >> k & 1;
 	}
-	for (k = 0; k < engine->n_configs; k++) {
-		for (slot = 0; slot < N_SLOTS; slot++)
+	for (slot = 0; slot < N_SLOTS; slot++) {
+		for (k = 0; k < engine->n_configs; k++) {
 			engine->counted[slot] |= engine->effects[k * N_SLOTS + slot] & EFFECT_UP;
+			special[slot] |= engine->effects[k * N_SLOTS + slot] != 0;
+		}
+		for (target = 0; target < 3; target++) {
+			uint16_t frame = (uint16_t)(target << CONTEXT_SHIFT);
+			uint32_t kind = (exitless[slot] >> target & 1) * KIND_EXITLESS |
+					(special[slot] | (slot == SLOT_NMI)) * KIND_SPECIAL;
+
+			engine->base[slot << 2 | target] = context_of((uint16_t)slot, frame, false) | kind << KIND_SHIFT;
+		}
 	}
+	engine->left = UINT64_MAX - 1;
 	if (!take_buffer(cells, &handle->cells, engine->n_configs * N_CONTEXTS * (int64_t)sizeof(struct cell), false)) {
 		Py_DECREF(capsule);
 		return NULL;
@@ -202,7 +224,7 @@ static PyObject *engine_feed(PyObject *module, PyObject *args)
 	const char *is_exit;
 	Py_ssize_t n_phases;
 	struct sink sink;
-	int width;
+	int width, i, n_exits;
 
 	(void)module;
 	if (!PyArg_ParseTuple(args, "OOiy#OO", &capsule, &array, &width, &is_exit, &n_phases, &rows, &nest))
@@ -224,6 +246,11 @@ static PyObject *engine_feed(PyObject *module, PyObject *args)
 	engine->n_phases = n_phases;
 	memset(engine->is_exit_8, 0, sizeof(engine->is_exit_8));
 	memcpy(engine->is_exit_8, is_exit, n_phases < 256 ? (size_t)n_phases : 256);
+	for (i = 0, n_exits = 0; i < 256; i++) {
+		n_exits += engine->is_exit_8[i];
+		engine->exit_index = engine->is_exit_8[i] ? (uint8_t)i : engine->exit_index;
+	}
+	engine->one_exit_index = n_exits == 1;
 	handle->busy = true;
 	Py_BEGIN_ALLOW_THREADS
 	handle->failed = !engine_run(engine, columns, batch->length);

@@ -96,6 +96,39 @@ def test_engine_is_its_twin(
         assert first == twin.first[k]
 
 
+@settings(max_examples=300, deadline=None)
+@given(
+    events=any_events,
+    pairing=strategies.pairings,
+    counters=st.lists(strategies.counters, min_size=1, max_size=3),
+    cuts=st.sets(st.integers(1, 700), max_size=5),
+)
+def test_counting_alone_counts_the_same(
+    events: list[dict[str, Any]], pairing: Pairing, counters: list[NestCounter], cuts: set[int]
+) -> None:
+    """Where no rows are wanted the engine takes plain events a shorter way: to the same counts after every batch."""
+    quick, thorough = Engine(pairing, counters), Engine(pairing, counters)
+    for batch in [*batches(events, cuts), None]:
+        if batch is None:
+            quick.finish()
+            thorough.finish(rows=True)
+        else:
+            quick.feed(batch)
+            thorough.feed(batch, rows=True)
+        for name in ("counts", "first_tsc", "first_cpu"):
+            np.testing.assert_array_equal(getattr(quick, name), getattr(thorough, name), name)
+        assert quick.repairs == thorough.repairs
+
+
+def test_rows_of_some_batches_only_are_refused() -> None:
+    """An engine that was to count alone keeps too little of a trap for its row."""
+    batch = batches([event(1, "entry", 14)])[0]
+    engine = Engine(Pairing(), [NestCounter()])
+    engine.feed(batch)
+    with pytest.raises(ValueError, match="rows of some batches only"):
+        engine.feed(batch, rows=True)
+
+
 @settings(max_examples=40, deadline=None)
 @given(events=any_events, pairing=strategies.pairings)
 def test_every_entry_and_every_orphan_exit_gives_one_return(events: list[dict[str, Any]], pairing: Pairing) -> None:
