@@ -1,18 +1,56 @@
-"""Reading ahead: an iterable that runs in a thread of its own, a few items before its reader."""
+"""Reading ahead: iterables that run in threads of their own, a few items before their reader."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
+from iretrace.trace import rising
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import pyarrow as pa
+
+    from iretrace.trace import Trace
 
 T = TypeVar("T")
 
 _POLL_SECONDS = 0.1
+
+_READERS = 2
+"""Row groups read at once: while one of them waits for its last column, the other one's keep the CPUs busy."""
+
+
+@contextmanager
+def reading(trace: Trace, columns: Sequence[str]) -> Iterator[Iterator[pa.RecordBatch]]:
+    """Give an iterator over a trace's batches, as :meth:`~iretrace.trace.Trace.batches`, read ahead by several threads.
+
+    Args:
+        trace: an opened trace.
+        columns: names of columns, ``tsc`` first.
+
+    What a reader raises is raised by the iterator, in its turn. All threads have ended when the block is left.
+    """
+    with ExitStack() as stack:
+        readers = [stack.enter_context(reading_ahead(batches)) for batches in trace.dealt(columns, _READERS)]
+        yield rising(_in_turn(readers), str(trace.path))
+
+
+def _in_turn(readers: Sequence[Iterator[T | None]]) -> Iterator[T]:
+    """Items of the readers, one reader after the other; ``None`` ends a turn."""
+    for turn in count():
+        ended = True
+        for item in readers[turn % len(readers)]:
+            if item is None:
+                ended = False
+                break
+            yield item
+        if ended:
+            return
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from iretrace.replay import contexts
-from iretrace.replay.ahead import reading_ahead
+from iretrace.replay.ahead import reading
 from iretrace.replay.claims import CLAIMS, IST_LIST, QUIET_NMI_EDGES, Claim, Seen
 from iretrace.replay.engine import COLUMNS, End, Engine, Pairing, Rows
 from iretrace.replay.examples import Moment
@@ -83,7 +83,7 @@ def observe(trace: Trace, *, progress: Callable[[int], None] | None = None) -> O
         Damaged: the trace holds what it must not.
     """
     watch = _Watch(trace.footer)
-    with reading_ahead(trace.batches(COLUMNS)) as batches:
+    with reading(trace, COLUMNS) as batches:
         engine = Engine(Pairing.from_footer(trace.footer), _COUNTERS)
         for rows in _through(engine, batches, progress):
             watch.take(rows)

@@ -13,7 +13,7 @@ import numpy as np
 
 from iretrace.errors import UsageError
 from iretrace.replay import contexts
-from iretrace.replay.ahead import reading_ahead
+from iretrace.replay.ahead import reading
 from iretrace.replay.engine import COLUMNS, End, Engine, Pairing, Rows
 from iretrace.replay.tables import Table, depends_on_ist, enumerate_policy, ist_vectors
 from iretrace.trace import ROW_GROUP_EVENTS
@@ -134,7 +134,7 @@ def replay(
         Damaged: the trace holds what it must not.
         UsageError: a policy is not a pure function from contexts to choices.
     """
-    with reading_ahead(trace.batches(_columns(rows=sink is not None))) as batches:
+    with reading(trace, _columns(rows=sink is not None)) as batches:
         run = _Run(trace.footer, policies)
         for rows in run.through(batches, rows=sink is not None, progress=progress):
             if sink is not None and rows is not None:
@@ -149,7 +149,7 @@ def returns(trace: Trace, policies: Sequence[Policy]) -> Iterator[Returns]:
         Damaged: the trace holds what it must not.
         UsageError: a policy is not a pure function from contexts to choices.
     """
-    with reading_ahead(trace.batches(_columns(rows=True))) as batches:
+    with reading(trace, _columns(rows=True)) as batches:
         run = _Run(trace.footer, policies)
         for rows in run.through(batches, rows=True):
             if rows is not None and rows.returns.size:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,23 +15,21 @@ from hypothesis import HealthCheck, given, settings
 from iretrace.errors import Damaged, UsageError
 from iretrace.footer import Calibration, Clock, Cost, Cpu, Footer, Host, Loss, TrapClass, Window
 from iretrace.replay import costs, policies, summary
-from iretrace.replay.ahead import reading_ahead
+from iretrace.replay.ahead import reading, reading_ahead
 from iretrace.replay.engine import End, Pairing
 from iretrace.replay.policies import DEVICE, Choice
 from iretrace.replay.predictions import PredictionWriter
 from iretrace.replay.run import replay, returns
-from iretrace.schema import PREDICTION_SCHEMA
+from iretrace.schema import EVENT_SCHEMA, FOOTER_KEY, PREDICTION_SCHEMA
 from iretrace.trace import open_trace
 from tests import strategies
 from tests.oracle_2014 import decide_all
 from tests.strategies import BP, DB, DF, IPI, KERNEL_SP, MC, NM, NMI, NMI_TEXT, PF, SS, TIMER, USER_SP
-from tests.traces import IF, KERNEL_CS, USER_CS, event, table, write_trace
+from tests.traces import IF, KERNEL_CS, USER_CS, InMemory, event, table, write_trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
-
-    import pyarrow as pa
 
     from iretrace.replay.policies import Policy
     from iretrace.replay.summary import PolicySummary
@@ -61,20 +60,9 @@ def summaries(
     return summary.summarize(replay(open_trace(write_trace(path, events, footer)), chosen))
 
 
-class _InMemory:
-    """As much of a trace as a replay needs, without a file."""
-
-    def __init__(self, events: Sequence[dict[str, Any]], footer: Footer) -> None:
-        self._table = table(events)
-        self.footer = footer
-
-    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        return iter(self._table.select(list(columns)).to_batches(max_chunksize=7))
-
-
 def in_memory(events: Sequence[dict[str, Any]], footer: Footer) -> Trace:
     """Events as a trace."""
-    return _InMemory(events, footer)  # type: ignore[return-value]
+    return InMemory(table(events), footer, group=7)  # type: ignore[return-value]
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -435,13 +423,16 @@ def test_what_the_reader_finds_wrong_reaches_the_caller(tmp_path: Path) -> None:
     """An error in the reading thread is the replay's error, after what was good before it."""
     trace = open_trace(golden_trace(tmp_path / "t"))
 
-    class Broken(_InMemory):
-        def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-            yield from trace.batches(columns)
+    class Broken(InMemory):
+        def dealt(self, columns: Sequence[str], n: int) -> list[Iterator[pa.RecordBatch | None]]:
+            return [self.broken(columns, n)]
+
+        def broken(self, columns: Sequence[str], n: int) -> Iterator[pa.RecordBatch | None]:
+            yield from trace.dealt(columns, n)[0]
             raise Damaged("t", "broken")
 
     with pytest.raises(Damaged, match="t: broken"):
-        replay(Broken([event(1, "entry", 14)], FOOTER), [policies.IRET])  # type: ignore[arg-type]
+        replay(Broken(table([]), FOOTER, group=7), [policies.IRET])  # type: ignore[arg-type]
 
 
 def test_reading_ahead_stops_with_its_reader() -> None:
@@ -459,6 +450,32 @@ def test_reading_ahead_stops_with_its_reader() -> None:
     with reading_ahead(items(), depth=1) as found:
         assert next(found) == 0
     assert len(made) <= 4
+
+
+def write_groups(path: Path, *groups: list[int]) -> Trace:
+    """A trace of timer entries at these times, a row group each."""
+    with pq.ParquetWriter(path, EVENT_SCHEMA) as writer:
+        for tsc in groups:
+            writer.write_table(pa.concat_tables([table([event(t, "entry", TIMER)]) for t in tsc]).combine_chunks())
+        writer.add_key_value_metadata({FOOTER_KEY.decode(): FOOTER.to_json().decode()})
+    return open_trace(path)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 6])
+def test_several_readers_keep_the_order(tmp_path: Path, n: int) -> None:
+    """Row groups read at once, however many and however small, come one after the other as in the file."""
+    trace = write_groups(tmp_path / "t", *([10 * k + i for i in range(1 + k % 3)] for k in range(n)))
+    with reading(trace, ("tsc", "cpu")) as batches:
+        read = [tsc for batch in batches for tsc in batch.column("tsc").to_pylist()]
+    assert read == pq.read_table(trace.path).column("tsc").to_pylist()
+    assert read == [tsc for batch in trace.batches(("tsc",)) for tsc in batch.column("tsc").to_pylist()]
+
+
+@pytest.mark.parametrize("groups", [([1, 2], [1]), ([5], [6], [4]), ([5], [4], [6]), ([1], [3, 2])])
+def test_time_that_falls_between_readers(tmp_path: Path, groups: tuple[list[int], ...]) -> None:
+    """No reader sees what another one read: that time does not fall is checked where their batches meet, too."""
+    with pytest.raises(Damaged, match="the tsc column falls"):
+        replay(write_groups(tmp_path / "t", *groups), [policies.IRET])
 
 
 def test_large_row_groups_are_taken_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

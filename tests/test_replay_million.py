@@ -17,10 +17,9 @@ from iretrace.schema import EVENT_SCHEMA
 from tests.conftest import ROOT
 from tests.oracle_2014 import decide_all
 from tests.strategies import KERNEL_SP, NMI_TEXT, USER_SP, VECTORS
-from tests.traces import KERNEL_CS, USER_CS
+from tests.traces import KERNEL_CS, USER_CS, InMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
     from typing import Any
 
     from numpy.typing import NDArray
@@ -102,17 +101,6 @@ def random_nests(seed: int) -> pa.Table:
     )
 
 
-class _InMemory:
-    """As much of a trace as a replay needs, without a file."""
-
-    def __init__(self, table: pa.Table) -> None:
-        self._table = table
-        self.footer = Footer(kernel_cs=KERNEL_CS, nmi_text=list(NMI_TEXT))
-
-    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        return iter(self._table.select(list(columns)).to_batches(max_chunksize=50_000))
-
-
 def by_the_replay(trace: Trace) -> list[tuple[int, str, str, int]]:
     """What the engine says of every return, as the oracle says it."""
     found: list[tuple[int, str, str, int]] = []
@@ -141,7 +129,8 @@ def by_the_oracle(table: pa.Table) -> list[tuple[int, str, str, int]]:
 def test_a_million_traps_differ_in_nothing() -> None:
     """Decision, rule and nest count of every return; and every way through the algorithm is among them."""
     table = random_nests(20140520)
-    found = by_the_replay(_InMemory(table))  # type: ignore[arg-type] # all that a replay reads of a trace
+    footer = Footer(kernel_cs=KERNEL_CS, nmi_text=list(NMI_TEXT))
+    found = by_the_replay(InMemory(table, footer, group=50_000))  # type: ignore[arg-type] # all that a replay reads of a trace
     expected = by_the_oracle(table)
     assert len(expected) >= TRAPS
     differing = [pair for pair in zip(found, expected, strict=True) if pair[0] != pair[1]]

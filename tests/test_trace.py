@@ -68,6 +68,20 @@ def write_long(path: Path, n: int) -> Path:
     return path
 
 
+def test_row_groups_are_whole(tmp_path: Path) -> None:
+    """Whatever the size of the batches, every row group but the last is full."""
+    from iretrace.trace import writing  # noqa: PLC0415
+
+    (batch,) = table([event(1, "entry", 0xEC)] * 1000).combine_chunks().to_batches()
+    with writing(tmp_path / "t") as writer:
+        for n in (700, 1, 1000) * 200:
+            writer.write(batch.slice(0, n))
+        writer.finish(Footer())
+    with pq.ParquetFile(tmp_path / "t") as file:
+        sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+    assert sizes == [ROW_GROUP_EVENTS, 340_200 - ROW_GROUP_EVENTS]
+
+
 def refusal(path: Path) -> str:
     """The one line with which a file is refused."""
     with pytest.raises(InputError) as caught:

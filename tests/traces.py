@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ from iretrace.schema import EVENT_SCHEMA
 from iretrace.trace import writing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
 KERNEL_CS = 0x10
@@ -39,3 +40,19 @@ def write_trace(path: Path, events: Iterable[dict[str, Any]], footer: Footer | N
             writer.write(batch)
         writer.finish(footer or Footer(kernel_cs=KERNEL_CS))
     return path
+
+
+class InMemory:
+    """As much of a trace as a replay needs, without a file: a row group each ``group`` events."""
+
+    path = "memory"
+
+    def __init__(self, events: pa.Table, footer: Footer, *, group: int) -> None:
+        self._events = events
+        self._group = group
+        self.footer = footer
+
+    def dealt(self, columns: Sequence[str], n: int) -> list[Iterator[pa.RecordBatch | None]]:
+        """As :meth:`iretrace.trace.Trace.dealt`."""
+        batches = self._events.select(list(columns)).to_batches(max_chunksize=self._group)
+        return [chain.from_iterable((batch, None) for batch in batches[k::n]) for k in range(n)]
