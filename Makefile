@@ -9,12 +9,15 @@ VM_PACKAGES := qemu-system-x86 busybox-static cpio kmod zstd gcc libc6-dev
 
 # Needed to record (python3-bpfcc), to build (python3-dev) and, by the tests only, as oracle (linux-perf) and browser.
 DEMO_PACKAGES := python3-bpfcc
-TEST_PACKAGES := $(DEMO_PACKAGES) chromium linux-perf trace-cmd bpftrace $(VM_PACKAGES)
+INSTALL_TEST_PACKAGES := gcc-aarch64-linux-gnu libc6-dev-arm64-cross groff-base sudo fish zsh
+TEST_PACKAGES := $(DEMO_PACKAGES) chromium linux-perf trace-cmd bpftrace $(VM_PACKAGES) $(INSTALL_TEST_PACKAGES)
 
 INSTALLED := $(VENV)/.installed
 SOURCES   := setup.py pyproject.toml $(wildcard */*.c */*.h iretrace/native/*)
 
-.PHONY: demo test lint unit vmtest bench sample clean packages-demo packages-test packages-vm
+PREFIX ?= /usr/local
+
+.PHONY: demo test lint unit vmtest bench sample install uninstall clean packages-demo packages-test packages-vm
 
 demo: $(INSTALLED) packages-demo
 	@sh tools/demo.sh $(BIN)/iretrace $(BIN)/python
@@ -44,6 +47,15 @@ fuzz: $(INSTALLED)
 
 sample: $(INSTALLED)
 	$(BIN)/python samples/record.py
+
+# For everybody on this machine: a virtual environment under PREFIX/lib, the command, man pages, completion.
+# INSTALL_PYTHON names the interpreter; by default one that all users can run.
+install:
+	@[ "$$(id -u)" -ne 0 ] || sh tools/packages.sh python3-venv python3-dev gcc $(DEMO_PACKAGES)
+	@sh tools/install.sh $(PREFIX) $(INSTALL_PYTHON)
+
+uninstall:
+	@sh tools/uninstall.sh $(PREFIX)
 
 # An interpreter without its headers cannot build the extension; Debian has them apart.
 $(INSTALLED): $(SOURCES)

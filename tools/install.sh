@@ -1,0 +1,31 @@
+#!/bin/sh
+# install.sh PREFIX [PYTHON]: iretrace for everybody on this machine, so that "sudo iretrace collect" works as typed.
+# A virtual environment in PREFIX/lib/iretrace, a link in PREFIX/bin (for /usr/local that is on sudo's secure_path),
+# man pages, and completion for bash, zsh and fish. uninstall.sh takes all of it away.
+set -eu
+prefix=$1
+python=${2:-}
+home=$prefix/lib/iretrace
+
+# One that every user can run: an interpreter in somebody's home directory is no use to others.
+if [ -z "$python" ]; then
+	python=python3
+	if /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+		python=/usr/bin/python3
+	fi
+fi
+mkdir -p "$prefix" 2>/dev/null || true
+if ! [ -w "$prefix" ]; then
+	echo "$prefix: not writable by you; sudo make install, or make install PREFIX=~/.local" >&2
+	exit 2
+fi
+if [ -e "$home" ] && ! [ -e "$home/pyvenv.cfg" ]; then
+	echo "$home: is there, and not from here; move it away, or choose another PREFIX" >&2
+	exit 2
+fi
+"$python" -m venv --clear "$home"
+"$home/bin/python" -m pip install --quiet --disable-pip-version-check .
+mkdir -p "$prefix/bin"
+ln -sfn ../lib/iretrace/bin/iretrace "$prefix/bin/iretrace"
+"$home/bin/python" tools/shell_files.py "$prefix/share"
+echo "installed: $prefix/bin/iretrace; try: iretrace doctor"
