@@ -21,6 +21,8 @@ SECTIONS = (
     ("replay", "What does replaying cost?"),
     ("report", "What does a report cost?"),
     ("dashboards", "Does the dashboard answer at once?"),
+    ("store", "What does a store of runs cost?"),
+    ("regress", "How often is regress wrong?"),
     ("startup", "What does starting cost?"),
 )
 

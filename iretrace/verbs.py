@@ -34,5 +34,6 @@ VERBS: Final = (
     Verb("report", "Show a trace's predictions as one offline HTML file."),
     Verb("compare", "What differs between two recordings, or sets of them, and what cannot be told."),
     Verb("dashboard", "Show a store of runs, or traces, in the browser: trends, runs, the trap timeline."),
+    Verb("regress", "Where a series of runs changed its level: which run, how much, and whether it counts."),
     Verb("runs", "Keep what a fleet's runs say in a store: add, list, show and remove runs."),
 )

@@ -339,7 +339,8 @@ def read_member(data: bytes, where: str, columns: list[str] | None = None) -> tu
             missing = [name for name in names if name not in schema.names]
             if missing:
                 raise Damaged(where, f"column {missing[0]!r} is missing", expected=", ".join(names))
-            table = file.read(columns=names).select(names)
+            # Files are small; and Arrow's threads may abort a process that ends while they start (arrow#34314).
+            table = file.read(columns=names, use_threads=False).select(names)
             # Parquet calls the elements of a list differently; casting also refuses values of other types.
             return document, table.cast(pa.schema([MEMBER_SCHEMA.field(name) for name in names]))
     except (pa.ArrowException, OSError, UnicodeDecodeError, ValueError) as error:

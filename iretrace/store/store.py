@@ -15,6 +15,7 @@ import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
@@ -27,7 +28,7 @@ from iretrace.store.run import MAX_BYTES, Run, from_bytes, parquet, read_member,
 from iretrace.store.schema import ALL, METRIC_SCHEMA, RUN_SCHEMA, STORE_SCHEMA
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import duckdb
@@ -98,7 +99,7 @@ class Store:
 
         Maps (``tags``, ``losses``, ``hazards``) come as dicts, ``policies`` as lists.
         """
-        frame: pd.DataFrame = self._load().runs.to_pandas(maps_as_pydicts="lossy")
+        frame: pd.DataFrame = self._load().runs.to_pandas(maps_as_pydicts="lossy", use_threads=False)
         frame["policies"] = [list(value) for value in frame["policies"]]
         return frame
 
@@ -109,7 +110,7 @@ class Store:
         decides; ``vector`` -1 is over all vectors. :func:`long_form` makes one row a value of it. Runs come in the
         order of :meth:`runs`. What is not known is NaN.
         """
-        frame: pd.DataFrame = self._load().metrics.to_pandas()
+        frame: pd.DataFrame = self._load().metrics.to_pandas(use_threads=False)
         return frame
 
     def unreadable(self) -> list[Unreadable]:
@@ -242,7 +243,12 @@ class Store:
             runs = pa.concat_tables([runs, pa.Table.from_pylist([one.run for one in good], RUN_SCHEMA)])
             metrics = pa.concat_tables([metrics, *(one.metrics for one in good if one.metrics is not None)])
             # By time; of equal times by name, so that the order is the same everywhere.
-            order = runs.select(["time", "run"]).to_pandas().sort_values(["time", "run"], kind="stable").index
+            order = (
+                runs.select(["time", "run"])
+                .to_pandas(use_threads=False)
+                .sort_values(["time", "run"], kind="stable")
+                .index
+            )
             bad = [Unreadable(name=one.entry.name, reason=one.reason) for one in fresh if one.run is None]
             runs = runs.take(pa.array(order.to_numpy()))
             self._rows = _Rows(runs=runs, metrics=_in_order(metrics, runs), unreadable=tuple(bad))
@@ -251,19 +257,28 @@ class Store:
     def _read_members(self, entries: Sequence[Entry]) -> list[_Read]:
         """Members, as far as they were not read before."""
         wanted = [entry for entry in entries if (entry.name, entry.stamp) not in self._cache]
-        if wanted:
-            # Object stores answer slowly but to many at once.
+        if self.location.local is not None:
+            for entry in wanted:
+                self._cache[entry.name, entry.stamp] = self._read_one(entry, partial(self._fetch, entry))
+        elif wanted:
+            # Object stores answer slowly but to many at once. Only bytes are fetched in threads: Arrow's allocator
+            # (mimalloc in pyarrow 25 and 26) crashes if its first allocation is in a thread that ends (arrow#50471).
             with ThreadPoolExecutor(min(_THREADS, len(wanted))) as pool:
-                for one in pool.map(self._read_one, wanted):
-                    self._cache[one.entry.name, one.entry.stamp] = one
+                fetched = [(entry, pool.submit(self._fetch, entry)) for entry in wanted]
+                for entry, future in fetched:
+                    self._cache[entry.name, entry.stamp] = self._read_one(entry, future.result)
         return [self._cache[entry.name, entry.stamp] for entry in entries]
 
-    def _read_one(self, entry: Entry) -> _Read:
+    def _fetch(self, entry: Entry) -> bytes:
+        where = f"{self.location}/{RUNS}/{entry.name}"
+        if entry.size > MAX_BYTES:
+            raise Damaged(where, f"has {entry.size:,} bytes", expected=f"at most {MAX_BYTES:,}")
+        return self.location.read(f"{RUNS}/{entry.name}")
+
+    def _read_one(self, entry: Entry, fetch: Callable[[], bytes]) -> _Read:
         where = f"{self.location}/{RUNS}/{entry.name}"
         try:
-            if entry.size > MAX_BYTES:
-                raise Damaged(where, f"has {entry.size:,} bytes", expected=f"at most {MAX_BYTES:,}")
-            document, metrics = read_member(self.location.read(f"{RUNS}/{entry.name}"), where, METRIC_SCHEMA.names)
+            document, metrics = read_member(fetch(), where, METRIC_SCHEMA.names)
             if f"{document.run}{SUFFIX}" != entry.name:
                 raise Damaged(where, f"says it is run {document.run[:80]!r}", expected="the run of its name")
             whole = [
@@ -307,7 +322,7 @@ class Store:
             if document.get("schema") != STORE_SCHEMA:
                 raise Damaged(name, "an index of another schema")
             stamps = msgspec.convert(document["members"], dict[str, str])
-            return file.read().select(schema.names).cast(schema), stamps
+            return file.read(use_threads=False).select(schema.names).cast(schema), stamps
 
     def _write_index(self, rows: _Rows, stamps: dict[str, str], older: list[str]) -> None:
         import msgspec  # noqa: PLC0415
