@@ -2,9 +2,10 @@
 
 Traps come in bursts, so that neighbouring seconds are alike and drawing them one by one would make an interval far too
 narrow. Blocks of neighbours are drawn instead: Künsch, "The jackknife and the bootstrap for general stationary
-observations", Annals of Statistics 17 (1989). How long a block must be is read from the autocorrelations: Politis &
-White, "Automatic block-length selection for the dependent bootstrap", Econometric Reviews 23 (2004), as corrected by
-Patton, Politis & White, Econometric Reviews 28 (2009).
+observations", Annals of Statistics 17 (1989), Zbl 0684.62035. How long a block must be is read from the
+autocorrelations: Politis & White, "Automatic block-length selection for the dependent bootstrap", Econometric
+Reviews 23 (2004), doi:10.1081/ETC-120028836, as corrected by Patton, Politis & White, Econometric Reviews 28(4) (2009), 372-375,
+doi:10.1080/07474930802459016 (the length for blocks of equal length, which they call circular).
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ def block_length(series: NDArray[np.float64]) -> int:
     slope = 2 * (lag * weighted).sum()
     if slope <= 0 or spectrum <= 0:
         # Waves: the rule would ask for ever longer blocks, while short ones only overstate the spread. So their usual
-        # order does (Hall, Horowitz & Jing, "On blocking rules for the bootstrap with dependent data", 1995).
+        # order does (Hall, Horowitz & Jing, "On blocking rules for the bootstrap with dependent data", Biometrika 82,
+        # 1995, doi:10.1093/biomet/82.3.561).
         return int(np.ceil(n ** (1 / 3)))
     length = (2 * slope**2 / (4 / 3 * spectrum**2)) ** (1 / 3) * n ** (1 / 3)
     return int(np.clip(np.ceil(length), 1, most))

@@ -72,6 +72,19 @@ def conditions(cpu: int, devices: Path = _DEVICES) -> dict[str, str]:
     return said
 
 
+def cycles_event(core_type: str, devices: Path = _DEVICES) -> int:
+    """Perf's event of core cycles, for one core type of a hybrid CPU or (empty) where all cores are alike.
+
+    Each core type has a PMU of its own, whose number goes into the upper half of the event (Linux commit 55bcf6ef31
+    ("perf: Extend PERF_TYPE_HARDWARE and PERF_TYPE_HW_CACHE") in v5.13).
+    """
+    try:
+        kind = int((devices / core_type / "type").read_text(encoding="ascii")) if core_type else 0
+    except (OSError, ValueError):
+        kind = 0
+    return kind << 32 | PERF_COUNT_HW_CPU_CYCLES
+
+
 def core_clock(cpu: int, *, kind: int = PERF_TYPE_HARDWARE, config: int = PERF_COUNT_HW_CPU_CYCLES) -> CoreClock:
     """Count a perf event on a busy CPU over 20 ms of TSC cycles.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -15,6 +16,7 @@ import iretrace
 from iretrace.cli import main
 from iretrace.collect import calibrate_machine, calibrate_pyperf, calibrate_worker
 from iretrace.collect.calibrate import BY_NAME
+from iretrace.collect.calibrate_machine import CoreClock
 from iretrace.collect.tsc_khz import measure_tsc_khz
 from iretrace.errors import InputError, MachineError, UsageError
 
@@ -187,6 +189,53 @@ def test_a_hybrid_cpu_is_timed_once_a_core_type(tmp_path: Path) -> None:
     assert calibrate_machine.choose_cpus(types, {2}) == {2: "cpu_core"}
     assert calibrate_machine.choose_cpus({}, {0, 1, 2}) == {2: ""}
     assert calibrate_machine.core_types(tmp_path / "none") == {}
+
+
+def test_each_core_types_cycles_are_counted_by_its_own_pmu(tmp_path: Path) -> None:
+    """The PMU's number is in the upper half of the event; where there is one PMU or none, it is 0."""
+    write(tmp_path / "cpu_atom" / "type", "10")
+    write(tmp_path / "cpu_core" / "type", "four")
+    assert calibrate_machine.cycles_event("cpu_atom", tmp_path) == 10 << 32
+    assert calibrate_machine.cycles_event("cpu_core", tmp_path) == 0
+    assert calibrate_machine.cycles_event("cpu_lowpower", tmp_path) == 0
+    assert calibrate_machine.cycles_event("", tmp_path) == 0
+
+
+@X86
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two core types need two CPUs")
+def test_the_command_on_a_hybrid_cpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """One table a core type, with core cycles where that type's PMU counts them and the reason where it does not.
+
+    sysfs and the PMU are made up; both CPUs are timed.
+    """
+    first, second = sorted(os.sched_getaffinity(0))[:2]
+    asked = []
+
+    def counted(cpu: int, *, config: int) -> CoreClock:
+        asked.append((cpu, config))
+        return (
+            CoreClock(per_tsc=2.0) if cpu == first else CoreClock(per_tsc=None, lacks="no counter of core cycles here")
+        )
+
+    monkeypatch.setattr(calibrate_machine, "core_types", lambda: {"cpu_core": [first], "cpu_atom": [second]})
+    monkeypatch.setattr(calibrate_machine, "cycles_event", {"cpu_core": 4 << 32, "cpu_atom": 10 << 32}.__getitem__)
+    monkeypatch.setattr(calibrate_machine, "core_clock", counted)
+    with pytest.raises(SystemExit) as ended:
+        main(["calibrate", "--quick", "--json"])
+    assert ended.value.code == 0
+    cpus = json.loads(capsys.readouterr().out)["cpus"]
+    assert [(one["cpu"], one["core_type"]) for one in cpus] == [(first, "cpu_core"), (second, "cpu_atom")]
+    assert [one["core_cycles_per_tsc_cycle"] for one in cpus] == [2.0, None]
+    assert asked == [(first, 4 << 32), (second, 10 << 32)]
+
+    with pytest.raises(SystemExit):
+        main(["calibrate", "--quick"])
+    core, atom = capsys.readouterr().out.split(f"CPU {second} cpu_atom")
+    assert f"CPU {first} cpu_core" in core
+    assert "core cycles: 2.000 a TSC cycle" in core
+    words = next(line.split() for line in core.splitlines() if line.startswith("iretq "))
+    assert float(words[5]) == pytest.approx(2 * float(words[1]), abs=0.11)
+    assert "core cycles: no counter of core cycles here" in atom
 
 
 def test_only_what_the_kernel_says_is_told(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def _choose(only: int | None) -> dict[int, str]:
 def _measure(cpus: dict[int, str], *, quick: bool) -> tuple[list[_Result], float, pyperf.BenchmarkSuite | None]:
     """Time every CPU; the suite holds pyperf's samples where pyperf ran."""
     from iretrace.collect import calibrate  # noqa: PLC0415
-    from iretrace.collect.calibrate_machine import conditions, core_clock  # noqa: PLC0415
+    from iretrace.collect.calibrate_machine import conditions, core_clock, cycles_event  # noqa: PLC0415
     from iretrace.collect.tsc_khz import measure_tsc_khz  # noqa: PLC0415
 
     tsc_khz = measure_tsc_khz(0.05 if quick else 0.5)
@@ -125,9 +125,8 @@ def _measure(cpus: dict[int, str], *, quick: bool) -> tuple[list[_Result], float
             else:
                 for benchmark in samples.get_benchmarks():
                     suite.add_benchmark(benchmark)
-        results.append(
-            _Result(cpu=cpu, core_type=core_type, timed=timed, core_clock=core_clock(cpu), conditions=conditions(cpu))
-        )
+        clock = core_clock(cpu, config=cycles_event(core_type))
+        results.append(_Result(cpu=cpu, core_type=core_type, timed=timed, core_clock=clock, conditions=conditions(cpu)))
     return results, tsc_khz, suite
 
 
