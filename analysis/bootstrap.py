@@ -4,8 +4,8 @@ Traps come in bursts, so that neighbouring seconds are alike and drawing them on
 narrow. Blocks of neighbours are drawn instead: Künsch, "The jackknife and the bootstrap for general stationary
 observations", Annals of Statistics 17 (1989), Zbl 0684.62035. How long a block must be is read from the
 autocorrelations: Politis & White, "Automatic block-length selection for the dependent bootstrap", Econometric
-Reviews 23 (2004), doi:10.1081/ETC-120028836, as corrected by Patton, Politis & White, Econometric Reviews 28(4) (2009), 372-375,
-doi:10.1080/07474930802459016 (the length for blocks of equal length, which they call circular).
+Reviews 23 (2004), doi:10.1081/ETC-120028836, as corrected by Patton, Politis & White, Econometric Reviews 28(4) (2009),
+372-375, doi:10.1080/07474930802459016 (the length for blocks of equal length, which they call circular).
 """
 
 from __future__ import annotations
