@@ -59,5 +59,6 @@ class Outcome:
 
     footer: footers.Footer
     seconds: float
-    peak_fill_pct: float
+    peak_fill_pct: float | None
+    """``None``: not known."""
     size_bytes: int

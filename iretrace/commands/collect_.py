@@ -93,6 +93,13 @@ Examples:
     callback=_words,
     help="Classes of trap or groups: page-faults,ipis,nmi.",
 )
+@click.option(
+    "--backend",
+    type=click.Choice(["bpf", "perf"]),
+    default="bpf",
+    show_default=True,
+    help="Probes in BPF, or perf record where BCC or BPF is not to be had.",
+)
 @click.option("--cpu", "cpus", metavar="LIST", default="", callback=_cpus, help="CPUs: 0-3,8.")
 @click.option("--pid", "pids", multiple=True, metavar="PID,...", callback=_pids, help="Processes (all their threads).")
 @click.option("--comm", "comms", multiple=True, metavar="NAME", help="Tasks of this name, as in /proc/PID/comm.")
@@ -121,6 +128,7 @@ def command(  # noqa: PLR0913 - one parameter an option
     ring_bytes: int,
     clock: Literal["auto", "tsc", "ktime"],
     only: tuple[str, ...],
+    backend: Literal["bpf", "perf"],
     cpus: tuple[int, ...],
     pids: tuple[int, ...],
     comms: tuple[str, ...],
@@ -141,10 +149,15 @@ def command(  # noqa: PLR0913 - one parameter an option
     _import_arrow()
     from iretrace.collect import preflight  # noqa: PLC0415 - heavy imports wait for the verb
 
-    preflight.require()
+    if backend == "bpf":
+        preflight.require()
     from iretrace.collect.filters import Filters  # noqa: PLC0415
     from iretrace.collect.options import CollectOptions  # noqa: PLC0415
-    from iretrace.collect.session import collect  # noqa: PLC0415
+
+    if backend == "perf":
+        from iretrace.collect.perf_backend import collect  # noqa: PLC0415
+    else:
+        from iretrace.collect.session import collect  # noqa: PLC0415
 
     options = CollectOptions(
         target=target or Path(time.strftime("trace-%Y%m%d-%H%M%S.parquet")),
@@ -226,9 +239,10 @@ class _ProgressLine:
 
 def _tell(target: Path, outcome: Outcome) -> None:
     footer = outcome.footer
+    fill = "" if outcome.peak_fill_pct is None else f", fullest buffer {outcome.peak_fill_pct:.0f} %"
     click.echo(
         f"{target}: {footer.events:,} events in {outcome.seconds:.1f} s, {outcome.size_bytes:,} bytes "
-        f"({outcome.size_bytes / footer.events:.1f} an event), fullest buffer {outcome.peak_fill_pct:.0f} %",
+        f"({outcome.size_bytes / footer.events:.1f} an event){fill}",
         err=True,
     )
     overhead = footer.overhead

@@ -94,7 +94,7 @@ class Recording:
     def __init__(self, header: Header, job: Job) -> None:
         self.header = header
         self.job = job
-        self.conversion: perf_special.TimeConversion | None = None
+        self.conversion: perf_special.ToCycles | None = None
         self.special = perf_special.Special(self)
         self._events = np.zeros(0, EVENT)
         self._ids = np.zeros(0, ID)

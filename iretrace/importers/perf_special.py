@@ -6,7 +6,7 @@ Layout: ``tools/lib/perf/include/perf/event.h``, ``include/uapi/linux/perf_event
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
@@ -42,6 +42,17 @@ _MAX_ATTRS: Final = 1 << 14
 _MAX_COUNT: Final = 1 << 48
 
 
+class ToCycles(Protocol):
+    """How a file's nanoseconds become cycles."""
+
+    @property
+    def khz(self) -> float:
+        """Frequency of the cycles."""
+
+    def tsc(self, nanoseconds: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """Cycles."""
+
+
 class TimeConversion:
     """How perf's time follows the TSC (``struct perf_record_time_conv``; ``tools/perf/util/tsc.c``)."""
 
@@ -49,7 +60,12 @@ class TimeConversion:
         if not 0 <= shift <= 32 or not 0 < multiplier < 1 << 32:
             raise ValueError(f"shift {shift}, multiplier {multiplier}")
         self._shift, self._multiplier, self._zero = np.uint64(shift), np.uint64(multiplier), np.uint64(zero)
-        self.khz = 1e6 * 2**shift / multiplier
+        self._khz: float = 1e6 * 2**shift / multiplier
+
+    @property
+    def khz(self) -> float:
+        """TSC frequency."""
+        return self._khz
 
     def tsc(self, nanoseconds: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """TSC cycles, modulo 2^64."""
@@ -122,7 +138,7 @@ class Special:
         recording = self._recording
         if kind == TIME_CONV:
             conversion = TimeConversion(*cursor.u64s(3))
-            if not recording.began and recording.job.options.tsc_khz is None:
+            if not recording.began and recording.conversion is None and recording.job.options.tsc_khz is None:
                 recording.conversion = conversion
         elif kind == ATTR:
             self._add_attr(cursor)

@@ -1,0 +1,91 @@
+"""collect --backend perf on the live kernel, without BCC: the events of a known workload, and the footer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Final
+
+import pyarrow.parquet as pq
+import pytest
+
+from iretrace.collect import kernel
+from iretrace.trace import open_trace
+from tests.conftest import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import CompileWorkload
+
+FAULTS: Final = 10007
+WITHOUT_BCC: Final = "import sys; sys.modules['bcc'] = None; from iretrace.cli import main; main(sys.argv[1:])"
+
+
+def collect(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the verb in a process that cannot import BCC."""
+    command = [sys.executable, "-c", WITHOUT_BCC, "collect", "--backend", "perf", *arguments]
+    return subprocess.run(
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=directory,
+        timeout=120,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/usr/sbin:/bin:/sbin"},
+    )
+
+
+@pytest.mark.kernel
+def test_a_workload_is_recorded_whole(tmp_path: Path, compile_workload: CompileWorkload) -> None:
+    """Each page fault of the program is there, with its frame; the footer is as the probes' would be."""
+    program = str(compile_workload("faults"))
+    done = collect(tmp_path, "-o", "t.parquet", "--no-calibrate", "--tag", "a=b", "--", program, str(FAULTS))
+    assert done.returncode == 0, done.stderr
+    pid, touch = (int(text, 0) for text in done.stdout.split()[:2])
+    footer = open_trace(tmp_path / "t.parquet").footer
+    rows = pq.read_table(tmp_path / "t.parquet").to_pylist()
+    faults = [row for row in rows if row["vector"] == 14 and row["pid"] == pid and touch <= row["ip"] < touch + 64]
+    assert len(faults) >= FAULTS
+    assert all(row["cs"] & 3 == 3 and row["sp"] and not row["to_kernel"] and row["error_code"] & 4 for row in faults)
+    assert footer.window.start_tsc is not None
+    assert footer.window.stop_tsc is not None
+    span = footer.window.stop_tsc - footer.window.start_tsc
+    assert all(footer.window.start_tsc <= row["tsc"] <= footer.window.stop_tsc for row in rows)
+    assert {row["vector"] for row in rows} >= {14, 0xEC}
+    exits = {item.name: item.exit for item in footer.classes}
+    assert exits["timer"] == "local_timer_exit"
+    assert exits["irq-work"] is None
+    assert (footer.host, footer.cpu) == (kernel.host(), kernel.processor())
+    assert (footer.kernel_cs, footer.addresses, footer.tags) == (0x10, "relative", {"a": "b"})
+    assert footer.nmi_text
+    assert footer.mitigations == kernel.mitigations()
+    assert (footer.window.ended_by, footer.command_status) == ("command", 0)
+    assert footer.clock.tsc_khz == pytest.approx(
+        1e6 * span / (footer.clock.anchors[1].monotonic_ns - footer.clock.anchors[0].monotonic_ns)
+    )
+    assert footer.lost_events() <= 5, footer.losses  # what /proc/interrupts counted and perf has not
+    assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
+
+
+@pytest.mark.kernel
+def test_only_what_is_asked(tmp_path: Path) -> None:
+    """--only chooses tracepoints, --cpu processors; filters by task need the probes."""
+    done = collect(tmp_path, "-o", "t.parquet", "--no-calibrate", "--only", "timer", "--cpu", "0", "-d", "0.3")
+    assert done.returncode == 0, done.stderr
+    rows = pq.read_table(tmp_path / "t.parquet").to_pylist()
+    assert {(row["vector"], row["cpu"]) for row in rows} == {(0xEC, 0)}
+    done = collect(tmp_path, "-o", "u.parquet", "--pid", "1", "-d", "0.1")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "--backend bpf" in done.stderr
+
+
+@pytest.mark.kernel
+def test_a_refusal_of_perf_is_told(tmp_path: Path) -> None:
+    """What perf says is the error, in one line, and nothing is left behind."""
+    done = collect(
+        tmp_path, "-o", "t.parquet", "--no-calibrate", "--buffer", "4K", "--only", "timer", "--", "/nowhere/x"
+    )
+    assert done.returncode == 2
+    assert "/nowhere/x" in done.stderr
+    assert not list(tmp_path.iterdir())
