@@ -52,6 +52,8 @@ EXTRAS = {
         "atheris>=2.3,<4",
     ],
     "dev": [
+        "dask>=2025.3",
+        "distributed>=2025.3",
         "hypothesis>=6.130",
         "mypy>=1.16",
         "pandas-stubs>=2.3",

@@ -23,6 +23,7 @@ SECTIONS = (
     ("dashboards", "Does the dashboard answer at once?"),
     ("store", "What does a store of runs cost?"),
     ("regress", "How often is regress wrong?"),
+    ("fleet", "What do many files cost?"),
     ("startup", "What does starting cost?"),
 )
 

@@ -7,6 +7,7 @@
     ├── InputError           a file that was read is not what it should be
     │   ├── NotATrace        not Parquet, or Parquet without iretrace's footer
     │   ├── SchemaTooNew     written by a newer iretrace
+    │   ├── Unreachable      an object store did not give it; trying again may help
     │   └── Damaged          truncated, out of range, a missing column
     ├── OutputError          a file could not be written, or exists already
     └── MachineError         this machine, kernel or privilege does not allow it
@@ -68,6 +69,10 @@ class SchemaTooNew(InputError):  # noqa: N818
 
 class Damaged(InputError):  # noqa: N818
     """The file is truncated or holds values out of range."""
+
+
+class Unreachable(InputError):  # noqa: N818
+    """An object store did not give the file; trying again may help."""
 
 
 class OutputError(IretraceError):

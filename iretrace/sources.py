@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iretrace.errors import InputError, UsageError
+from iretrace.errors import InputError, Unreachable, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,6 +38,13 @@ def expand(names: Sequence[str | Path]) -> tuple[str, ...]:
     if not found:
         raise UsageError("TRACE", "no trace is named", expected="at least one file, pattern or URL")
     return tuple(found)
+
+
+def is_many(name: str) -> bool:
+    """Whether a name may mean several traces, or one that must be fetched first."""
+    return (
+        "://" in name or Path(name).is_dir() or (any(letter in name for letter in _MAGIC) and not Path(name).exists())
+    )
 
 
 def _local(name: str) -> list[str]:
@@ -87,7 +94,8 @@ def local(name: str) -> Iterator[Path]:
     """A local file that holds the trace of that name; what was fetched for it is deleted at the end.
 
     Raises:
-        InputError: it could not be fetched.
+        InputError: there is no such object.
+        Unreachable: it could not be fetched.
     """
     if "://" not in name:
         yield Path(name)
@@ -103,7 +111,7 @@ def local(name: str) -> Iterator[Path]:
         except FileNotFoundError:
             raise InputError(name, "there is no such object") from None
         except Exception as error:  # noqa: BLE001 - each store has exceptions of its own
-            raise InputError(name, f"could not be fetched ({_short(error)})") from None
+            raise Unreachable(name, f"could not be fetched ({_short(error)})") from None
         yield Path(temporary)
     finally:
         Path(temporary).unlink(missing_ok=True)

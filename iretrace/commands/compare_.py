@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from iretrace.commands import fleet_options
 from iretrace.commands.store_option import store_option
 from iretrace.errors import EXIT_FAILED, EXIT_FOUND, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from iretrace.analysis.compare import Difference
+    from iretrace.store.run import Run
     from iretrace.store.sides import Side
 
 SCHEMA = 1
@@ -29,6 +34,7 @@ DEFAULT_POLICY = "rfc2014"
 Examples:
   iretrace compare before.parquet after.parquet
   iretrace compare 'before-*.parquet' 'after-*.parquet' --markdown
+  iretrace compare 'base/*.parquet' 'new/*.parquet' --jobs 0
   iretrace compare commit=1f2e3d commit=9a8b7c --store runs/
   iretrace compare before.parquet after.parquet --only '#PF.*' --only rate --json
   iretrace compare before.parquet after.parquet --pyperf perf; python -m pyperf compare_to perf.base.json perf.new.json
@@ -56,6 +62,7 @@ Exit status: 0 nothing is worse, 1 something is, 2 it could not be done, or the 
 @click.option("--only", multiple=True, metavar="PATTERN", help="Only such VECTOR.MEASURE, VECTOR or MEASURE.")
 @click.option("--anyway", is_flag=True, help="Compare what differs in CPU, clock, filters, workload, or lost events.")
 @click.option("--all", "show_all", is_flag=True, help="Show also what is the same, and what cannot be told.")
+@fleet_options.fleet_options
 @click.option("--markdown", is_flag=True, help="Print Markdown, for a pull request.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("--pyperf", "prefix", metavar="PREFIX", help="Write the times as PREFIX.base.json and PREFIX.new.json.")
@@ -70,6 +77,9 @@ def command(  # noqa: PLR0913 - one parameter an option
     only: tuple[str, ...],
     anyway: bool,
     show_all: bool,
+    jobs: int,
+    scheduler: str | None,
+    retries: int,
     markdown: bool,
     as_json: bool,
     prefix: str | None,
@@ -82,7 +92,7 @@ def command(  # noqa: PLR0913 - one parameter an option
     """
     if markdown and as_json:
         raise UsageError("--markdown", "does not go with --json")
-    from iretrace.console import progress  # noqa: PLC0415 - heavy imports wait for the verb
+    from iretrace.fleet_tasks import run_of_trace  # noqa: PLC0415 - heavy imports wait for the verb
     from iretrace.replay.own import find  # noqa: PLC0415
     from iretrace.store.comparable import obstacles, remarks  # noqa: PLC0415
     from iretrace.store.sides import find_side  # noqa: PLC0415
@@ -94,7 +104,13 @@ def command(  # noqa: PLR0913 - one parameter an option
         for target in targets:
             check_target(target, force=force)
     policy = find(policy_name)
-    sides = [find_side(named, url, policy, progress) for named in (base, new)]
+    options = fleet_options.chosen(jobs, scheduler, retries)
+    task = partial(run_of_trace, (policy_name,), {})
+
+    def replay(names: Sequence[str]) -> list[Run]:
+        return fleet_options.all_of("reading", task, names, options)
+
+    sides = [find_side(named, url, policy, replay) for named in (base, new)]
     against = obstacles(sides[0].rows, sides[1].rows)
     notes = [*remarks([*sides[0].rows, *sides[1].rows]), *_notes(sides)]
     found: list[Difference] = []

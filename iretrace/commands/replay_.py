@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from iretrace.commands import fleet_options
 from iretrace.errors import EXIT_OK, UsageError
 from iretrace.output import check_target, replacing
 
@@ -27,12 +28,14 @@ Examples:
   iretrace replay trace.parquet --policy ./mine.py:decide --json | jq '.policies[0].hazards'
   iretrace replay trace.parquet --policy rfc2014 --savings
   iretrace replay trace.parquet --policy rfc2014 -o predictions.parquet
+  iretrace replay 'runs/*.parquet' s3://bucket/runs/ --jobs 0 --json
+  iretrace replay 'runs/*.parquet' --scheduler tcp://head:8786
 
 \b
 iretrace policy list shows the policies, iretrace policy show NAME one of them as a table.
 """
 )
-@click.argument("trace", type=click.Path(path_type=Path))
+@click.argument("traces", metavar="TRACE...", nargs=-1, required=True)
 @click.option(
     "-p", "--policy", "names", multiple=True, metavar="NAME", help="May be repeated.  [default: iret and rfc2014]"
 )
@@ -41,16 +44,30 @@ iretrace policy list shows the policies, iretrace policy show NAME one of them a
 )
 @click.option("-f", "--force", is_flag=True, help="Replace an existing output.")
 @click.option("--savings", is_flag=True, help="Say where the saving falls: CPU, command, process, latency (slower).")
+@fleet_options.fleet_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(  # noqa: PLR0913 - one parameter an option
-    *, trace: Path, names: tuple[str, ...], target: Path | None, force: bool, savings: bool, as_json: bool
+    *,
+    traces: tuple[str, ...],
+    names: tuple[str, ...],
+    target: Path | None,
+    force: bool,
+    savings: bool,
+    jobs: int,
+    scheduler: str | None,
+    retries: int,
+    as_json: bool,
 ) -> int:
     """Put a trace through the algorithm: RET or IRET for every return.
 
     Says for every policy by which instruction the returns would be made, which rule said so, what is dangerous
     about it, and what it would save. A replay is no check: its exit status is 0 whatever it finds.
+
+    TRACE is a file; or several files, a directory, a pattern or an object store's URL, which give a line a trace and
+    policy. A file that cannot be replayed is told, and the others are done; the exit status is then 2.
     """
     from iretrace.replay.own import find  # noqa: PLC0415 - heavy imports wait for the verb
+    from iretrace.sources import expand, is_many  # noqa: PLC0415
     from iretrace.trace import open_trace  # noqa: PLC0415
 
     names = tuple(dict.fromkeys(names or DEFAULT_POLICIES))
@@ -61,7 +78,13 @@ def command(  # noqa: PLR0913 - one parameter an option
             )
         check_target(target, force=force)
     policies = [find(name) for name in names]
-    opened = open_trace(trace)
+    if len(traces) > 1 or is_many(traces[0]) or scheduler is not None:
+        from iretrace.commands.replay_many import replay_many  # noqa: PLC0415
+
+        if target is not None or savings:
+            raise UsageError("--savings" if savings else "--output", "is for one trace", expected="one file")
+        return replay_many(expand(traces), names, fleet_options.chosen(jobs, scheduler, retries), as_json=as_json)
+    opened = open_trace(traces[0])
     result = _replay(opened, policies) if target is None else _predict(opened, policies, target, force=force)
     if as_json:
         from iretrace.replay.summary import document  # noqa: PLC0415

@@ -97,11 +97,11 @@ def _compared(trace: Path, base: str, store: str, policy: Policy, *, anyway: boo
     from iretrace.dashboards.html import clip, text  # noqa: PLC0415
     from iretrace.store.comparable import obstacles, remarks  # noqa: PLC0415
     from iretrace.store.rows import run_row  # noqa: PLC0415
-    from iretrace.store.sides import find_side  # noqa: PLC0415
+    from iretrace.store.sides import find_side, replaying  # noqa: PLC0415
     from iretrace.store.summarize import summarize  # noqa: PLC0415
     from iretrace.trace import open_trace  # noqa: PLC0415
 
-    old = find_side(base, store, policy, progress)
+    old = find_side(base, store, policy, replaying(policy, progress))
     opened = open_trace(trace)
     with progress(f"reading {trace} to compare", opened.n_events) as advance:
         run = summarize(opened, [policy], progress=advance)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from iretrace.commands import fleet_options
 from iretrace.commands.store_option import parse_tags, store_option
-from iretrace.errors import EXIT_FOUND, EXIT_OK
+from iretrace.errors import EXIT_FAILED, EXIT_FOUND, EXIT_OK
 
 if TYPE_CHECKING:
     from iretrace.store import Store
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     epilog="""\b
 Examples:
   iretrace runs add trace.parquet --tag commit=1f2e3d --tag workload=build
-  iretrace runs add *.parquet --store s3://bucket/iretrace
+  iretrace runs add 'fleet/*.parquet' --store s3://bucket/iretrace --jobs 0
   sudo iretrace collect -d 10 --store runs/ --tag commit=1f2e3d
   iretrace runs list --where commit=1f2e3d
   iretrace runs show 20261124T101500Z
@@ -36,36 +37,55 @@ def command() -> None:
 
 
 @command.command("add", short_help="Replay traces and add what they say to the store.")
-@click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("traces", metavar="TRACE...", nargs=-1, required=True)
 @store_option
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", callback=parse_tags, help="Your words for the run.")
 @click.option(
     "-p", "--policy", "names", multiple=True, metavar="NAME", help="May be repeated.  [default: all that come with it]"
 )
+@fleet_options.fleet_options
 @click.option("--json", "as_json", is_flag=True, help="Print what was added as JSON.")
-def add_runs(*, traces: tuple[Path, ...], url: str, tags: dict[str, str], names: tuple[str, ...], as_json: bool) -> int:
-    """Replay TRACES and add what they say to the store; the store is made if it is not there."""
-    from iretrace.console import progress  # noqa: PLC0415 - heavy imports wait for the verb
-    from iretrace.replay.own import find  # noqa: PLC0415
-    from iretrace.store import open_store  # noqa: PLC0415
-    from iretrace.store.summarize import summarize  # noqa: PLC0415
-    from iretrace.trace import open_trace  # noqa: PLC0415
+def add_runs(  # noqa: PLR0913 - one parameter an option
+    *,
+    traces: tuple[str, ...],
+    url: str,
+    tags: dict[str, str],
+    names: tuple[str, ...],
+    jobs: int,
+    scheduler: str | None,
+    retries: int,
+    as_json: bool,
+) -> int:
+    """Replay traces and add what they say to the store; the store is made if it is not there.
 
-    policies = [find(name) for name in dict.fromkeys(names)] or None
+    TRACE is a file, a directory, a pattern or an object store's URL. A file that cannot be added is told, and the
+    others are; the exit status is then 2.
+    """
+    from iretrace.fleet_tasks import run_of_trace  # noqa: PLC0415 - heavy imports wait for the verb
+    from iretrace.replay.own import find  # noqa: PLC0415
+    from iretrace.sources import expand  # noqa: PLC0415
+    from iretrace.store import open_store  # noqa: PLC0415
+
+    policies = tuple(dict.fromkeys(names)) or None
+    for name in policies or ():
+        find(name)  # an error of the command line, not of each file
+    found = expand(traces)
     store = open_store(url, create=True)
-    added = []
-    for path in traces:
-        opened = open_trace(path)
-        with progress(f"reading {path.name}", opened.n_events) as advance:
-            run = summarize(opened, policies, tags=tags, progress=advance)
-        added.append({"run": store.add(run), "trace": str(path), "lossy": run.footer.is_lossy()})
+    added, failed = [], []
+    task = partial(run_of_trace, policies, tags)
+    for outcome in fleet_options.run("reading", task, found, fleet_options.chosen(jobs, scheduler, retries)):
+        run = outcome.value
+        if run is None:
+            failed.append({"trace": outcome.name, "error": outcome.error})
+            continue
+        added.append({"run": store.add(run), "trace": outcome.name, "lossy": run.footer.is_lossy()})
         if not as_json:
             lossy = "; it lost events, and is compared only if asked" if run.footer.is_lossy() else ""
-            click.echo(f"{run.id}: {path} added to {url}{lossy}")
+            click.echo(f"{run.id}: {outcome.name} added to {url}{lossy}")
     store.index()
     if as_json:
-        click.echo(json.dumps({"schema": 1, "store": url, "added": added}, indent=2))
-    return EXIT_OK
+        click.echo(json.dumps({"schema": 1, "store": url, "added": added, "failed": failed}, indent=2))
+    return EXIT_FAILED if failed else EXIT_OK
 
 
 @command.command("list")

@@ -14,13 +14,14 @@ from iretrace.store.summarize import summarize
 from iretrace.trace import open_trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     from iretrace.replay.policies import Policy
     from iretrace.store.run import Run
 
     Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+    Replay = Callable[[Sequence[str]], list[Run]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class Side:
     rows: tuple[dict[str, Any], ...]
 
 
-def find_side(named: str, store: str, policy: Policy, progress: Progress) -> Side:
+def find_side(named: str, store: str, policy: Policy, replay: Replay) -> Side:
     """The runs that a side names.
 
     Args:
@@ -46,7 +47,7 @@ def find_side(named: str, store: str, policy: Policy, progress: Progress) -> Sid
             (or its beginning or end), or ``KEY=VALUE``: all runs of the store with that tag or column.
         store: where runs are looked up.
         policy: under which traces are replayed.
-        progress: shows how far a trace of so many events is.
+        replay: from names of traces to their runs, in that order.
 
     Raises:
         InputError: a trace or run that is not there or cannot be read.
@@ -56,7 +57,7 @@ def find_side(named: str, store: str, policy: Policy, progress: Progress) -> Sid
     for part in (part.strip() for part in named.split(",")):
         if not part:
             raise UsageError(named, "names nothing between two commas", expected="traces or runs")
-        runs += _find(part, store, policy, progress)
+        runs += _find(part, store, replay)
     unique = {run.id: run for run in runs}
     if len(unique) < len(runs):
         raise UsageError(named, "names the same recording twice", expected="repeats, each recorded for itself")
@@ -65,11 +66,11 @@ def find_side(named: str, store: str, policy: Policy, progress: Progress) -> Sid
     return Side(named=named, runs=tuple(runs), rows=tuple(_row(run) for run in runs))
 
 
-def _find(part: str, where: str, policy: Policy, progress: Progress) -> list[Run]:
+def _find(part: str, where: str, replay: Replay) -> list[Run]:
     key, equals, value = part.partition("=")
     path = Path(part)
     if path.exists() or "://" in part or any(letter in part for letter in "*?[") or part.endswith(".parquet"):
-        return [_replay(name, policy, progress) for name in sources.expand([part])]
+        return replay(sources.expand([part]))
     store = open_store(where)
     if not equals:
         return [store.load(store.find(part))]
@@ -82,11 +83,19 @@ def _find(part: str, where: str, policy: Policy, progress: Progress) -> list[Run
     return [store.load(name) for name in names]
 
 
-def _replay(name: str, policy: Policy, progress: Progress) -> Run:
-    with sources.local(name) as path:
-        trace = open_trace(path)
-        with progress(f"reading {name}", trace.n_events) as advance:
-            return summarize(trace, [policy], progress=advance)
+def replaying(policy: Policy, progress: Progress) -> Replay:
+    """Replays traces one after another in this process; ``progress`` shows how far a trace of so many events is."""
+
+    def replay(names: Sequence[str]) -> list[Run]:
+        runs = []
+        for name in names:
+            with sources.local(name) as path:
+                trace = open_trace(path)
+                with progress(f"reading {name}", trace.n_events) as advance:
+                    runs.append(summarize(trace, [policy], progress=advance))
+        return runs
+
+    return replay
 
 
 def _row(run: Run) -> dict[str, Any]:
