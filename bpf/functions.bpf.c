@@ -1,5 +1,6 @@
 /*
- * Probes on kernel functions (fentry, fexit), where the kernel has them; compiled behind trap.bpf.c.
+ * Probes on kernel functions (fentry, fexit), where the kernel has them, and what goes with them; compiled behind
+ * trap.bpf.c. Macro given by the loader: IRETRACE_HYPERVISOR, where a hypervisor's vectors are in the IDT.
  *
  * Each function gets the trap's pt_regs, or something that leads there; collect/hooks.py cites it and holds its
  * prototype against the kernel's BTF before the program is loaded. Only chosen programs are loaded, so that a function
@@ -58,11 +59,6 @@ static __always_inline int handle_function_exit(u64 regs, u8 vector, u8 hook)
 	}
 
 SYSVEC(apic_timer_interrupt, 0xec)
-SYSVEC(hyperv_stimer0, 0xed)
-SYSVEC(kvm_asyncpf_interrupt, 0xf3)
-SYSVEC(hyperv_callback, 0xf3)
-SYSVEC(xen_hvm_callback, 0xf3)
-SYSVEC(kvm_posted_intr_wakeup_ipi, 0xf1)
 SYSVEC(deferred_error, 0xf4)
 SYSVEC(irq_work, 0xf6)
 SYSVEC(x86_platform_ipi, 0xf7)
@@ -72,6 +68,13 @@ SYSVEC(call_function_single, 0xfb)
 SYSVEC(call_function, 0xfc)
 SYSVEC(error_interrupt, 0xfe)
 SYSVEC(spurious_apic_interrupt, 0xff)
+#ifdef IRETRACE_HYPERVISOR
+SYSVEC(hyperv_stimer0, 0xed)
+SYSVEC(kvm_posted_intr_wakeup_ipi, 0xf1)
+SYSVEC(kvm_asyncpf_interrupt, 0xf3)
+SYSVEC(hyperv_callback, 0xf3)
+SYSVEC(xen_hvm_callback, 0xf3)
+#endif
 
 /* Device interrupts with their real vector: DEFINE_IDTENTRY_IRQ(common_interrupt), arch/x86/kernel/irq.c. */
 KFUNC_PROBE(__common_interrupt, struct pt_regs *regs, u32 vector)

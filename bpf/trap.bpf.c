@@ -4,6 +4,7 @@
  * Compiled by BCC against bpf/stub (no kernel headers), behind filter.bpf.c and, where the kernel has fentry, before
  * functions.bpf.c: BCC knows maps in its main file only, so the loader (collect/probes.py) joins the files. Macros that it gives:
  *   IRETRACE_CPUS       number of possible CPUs
+ *   IRETRACE_STAND_INS  have the tracepoints that stand in for functions, where a kernel has no fentry
  *   IRETRACE_CLOCK_TSC  read the TSC through the msr PMU; otherwise bpf_ktime_get_ns()
  */
 #include <uapi/linux/ptrace.h>
@@ -377,8 +378,9 @@ RAW_TRACEPOINT_PROBE(page_fault_kernel)
 		return handle_irq_vector(ctx, HOOK_IRQ_VECTOR_EXIT, TRAP_EXIT);       \
 	}
 
-IRQ_VECTOR(local_timer)
 IRQ_VECTOR(reschedule)
+#ifdef IRETRACE_STAND_INS
+IRQ_VECTOR(local_timer)
 IRQ_VECTOR(call_function)
 IRQ_VECTOR(call_function_single)
 IRQ_VECTOR(irq_work)
@@ -398,6 +400,7 @@ RAW_TRACEPOINT_PROBE(irq_handler_exit)
 {
 	return handle_irq_handler(ctx, HOOK_IRQ_HANDLER_EXIT, TRAP_EXIT);
 }
+#endif
 
 RAW_TRACEPOINT_PROBE(nmi_handler)
 {

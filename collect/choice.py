@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from iretrace.collect.hooks import CLASSES, HOOKS, NMI_LAST_HANDLER, USER_EXITS, Hook, HookClass, Kind, Way
+from iretrace.collect.hooks import CLASSES, HOOKS, NMI_LAST_HANDLER, USER_EXITS, Hook, HookClass, Kind, Unit, Way
 from iretrace.footer import TrapClass
 from iretrace.vectors import vector_name
 
@@ -149,6 +149,11 @@ def choose(
     return Choice(ways=ways, attached=frozenset(attached), refused=refused, unproven=unproven)
 
 
+def units_for(classes: Iterable[HookClass], refused: Mapping[str, str]) -> frozenset[Unit]:
+    """What must be compiled for the best ways, as far as is known before any hook was tried."""
+    return frozenset(hook.unit for hook in _needed((_best(item, refused) for item in classes), refused))
+
+
 def _take_silent(
     bench: Bench,
     classes: Iterable[HookClass],
@@ -254,8 +259,8 @@ def _reasons(hooks: Iterable[Hook], choice: Choice) -> str:
     """Why hooks are not there: ``name, name: reason; …``."""
     by_reason: dict[str, list[str]] = {}
     for hook in hooks:
-        if hook not in choice.attached:
-            by_reason.setdefault(choice.refused.get(hook.name, "not needed"), []).append(hook.name)
+        if hook not in choice.attached and hook.name in choice.refused:
+            by_reason.setdefault(choice.refused[hook.name], []).append(hook.name)
     return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())
 
 

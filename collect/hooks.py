@@ -22,6 +22,18 @@ class Kind(StrEnum):
     FEXIT = "fexit"
 
 
+class Unit(StrEnum):
+    """A part of ``bpf/`` that is compiled where one of its hooks is needed: compiling takes most of the start."""
+
+    CORE = ""
+    """Always compiled."""
+    STAND_INS = "IRETRACE_STAND_INS"
+    """Tracepoints that stand in for functions."""
+    FUNCTIONS = "IRETRACE_FUNCTIONS"
+    HYPERVISOR = "IRETRACE_HYPERVISOR"
+    """Functions that only guests and hosts of hypervisors call."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Hook:
     """A place in the kernel and the program for it.
@@ -33,6 +45,7 @@ class Hook:
         source: where the kernel has it.
         stimulus: what makes it run (:data:`iretrace.collect.stimuli.STIMULI`); empty: nothing harmless does for sure.
         alias: name and program where one target has two programs.
+        unit: what must be compiled to have its program.
     """
 
     kind: Kind
@@ -41,6 +54,7 @@ class Hook:
     source: str
     stimulus: str = ""
     alias: str = ""
+    unit: Unit = Unit.CORE
 
     @property
     def name(self) -> str:
@@ -119,36 +133,49 @@ _REGS: Final = ("pt_regs*",)
 _FAULT: Final = ("long unsigned int", "pt_regs*", "long unsigned int")
 
 
-def _tracepoint(target: str, arguments: tuple[str, ...], source: str, stimulus: str = "") -> Hook:
-    return Hook(kind=Kind.TRACEPOINT, target=target, arguments=arguments, source=source, stimulus=stimulus)
+def _tracepoint(
+    target: str, arguments: tuple[str, ...], source: str, stimulus: str = "", *, unit: Unit = Unit.CORE
+) -> Hook:
+    return Hook(kind=Kind.TRACEPOINT, target=target, arguments=arguments, source=source, stimulus=stimulus, unit=unit)
 
 
-def _fentry(target: str, arguments: tuple[str, ...], source: str, stimulus: str = "") -> Hook:
-    return Hook(kind=Kind.FENTRY, target=target, arguments=arguments, source=source, stimulus=stimulus)
+def _fentry(
+    target: str, arguments: tuple[str, ...], source: str, stimulus: str = "", *, unit: Unit = Unit.FUNCTIONS
+) -> Hook:
+    return Hook(kind=Kind.FENTRY, target=target, arguments=arguments, source=source, stimulus=stimulus, unit=unit)
 
 
-def _fexit(target: str, arguments: tuple[str, ...], source: str, stimulus: str = "") -> Hook:
-    return Hook(kind=Kind.FEXIT, target=target, arguments=arguments, source=source, stimulus=stimulus)
+def _fexit(
+    target: str, arguments: tuple[str, ...], source: str, stimulus: str = "", *, unit: Unit = Unit.FUNCTIONS
+) -> Hook:
+    return Hook(kind=Kind.FEXIT, target=target, arguments=arguments, source=source, stimulus=stimulus, unit=unit)
 
 
 USER_EXITS: Final = (
     _fexit("exit_to_user_mode_prepare", _REGS, "kernel/entry/common.c", "system call"),
-    _tracepoint("sched_switch", (), "include/trace/events/sched.h", "switch"),
+    _tracepoint("sched_switch", (), "include/trace/events/sched.h", "switch", unit=Unit.FUNCTIONS),
 )
 """What sees a trap of user mode end: on the way back to user mode, or where its task leaves the CPU inside it. Both or
 neither: with the first alone, a trap whose task slept would end another's."""
 
 
-def _vector_tracepoints(tracepoint: str, stimulus: str) -> Way:
+def _vector_tracepoints(tracepoint: str, stimulus: str, unit: Unit) -> Way:
     source = "arch/x86/include/asm/trace/irq_vectors.h"
     return Way(
-        entries=(_tracepoint(f"{tracepoint}_entry", ("int",), source, stimulus),),
-        exits=(_tracepoint(f"{tracepoint}_exit", ("int",), source, stimulus),),
+        entries=(_tracepoint(f"{tracepoint}_entry", ("int",), source, stimulus, unit=unit),),
+        exits=(_tracepoint(f"{tracepoint}_exit", ("int",), source, stimulus, unit=unit),),
         frame=FRAME_STACK,
     )
 
 
-def _system_vector(name: str, vector: int, *functions: str, tracepoint: str = "", stimulus: str = "") -> HookClass:
+def _system_vector(
+    name: str,
+    vector: int,
+    *functions: str,
+    tracepoint: str = "",
+    stimulus: str = "",
+    unit: Unit = Unit.FUNCTIONS,
+) -> HookClass:
     """A system vector: ``DEFINE_IDTENTRY_SYSVEC`` calls ``__sysvec_*(regs)``, which has a tracepoint within."""
     source = "DEFINE_IDTENTRY_SYSVEC, arch/x86/include/asm/idtentry.h"
     ways: tuple[Way, ...] = ()
@@ -156,13 +183,13 @@ def _system_vector(name: str, vector: int, *functions: str, tracepoint: str = ""
         targets = [f"__sysvec_{function}" for function in functions]
         ways += (
             Way(
-                entries=tuple(_fentry(target, _REGS, source, stimulus) for target in targets),
-                exits=tuple(_fexit(target, _REGS, source, stimulus) for target in targets),
+                entries=tuple(_fentry(target, _REGS, source, stimulus, unit=unit) for target in targets),
+                exits=tuple(_fexit(target, _REGS, source, stimulus, unit=unit) for target in targets),
                 frame=FRAME_FUNCTION,
             ),
         )
     if tracepoint:
-        ways += (_vector_tracepoints(tracepoint, stimulus),)
+        ways += (_vector_tracepoints(tracepoint, stimulus, Unit.STAND_INS if functions else Unit.CORE),)
     return HookClass(name=name, vectors=(vector,), ways=ways)
 
 
@@ -194,6 +221,7 @@ NMI_LAST_HANDLER: Final = Hook(
     arguments=_NMI_TRACEPOINT,
     source=f"include/trace/events/nmi.h; {_NMI_SOURCE}",
     alias="nmi_last_handler",
+    unit=Unit.FUNCTIONS,
 )
 """Needs the function at the end of the list of handlers (:func:`iretrace.collect.kernel.nmi_handlers`)."""
 
@@ -342,8 +370,14 @@ EXCEPTIONS: Final = (
 )
 
 _DEVICE_TRACEPOINTS: Final = Way(
-    entries=(_tracepoint("irq_handler_entry", ("int", "irqaction*"), "include/trace/events/irq.h"),),
-    exits=(_tracepoint("irq_handler_exit", ("int", "irqaction*", "int"), "include/trace/events/irq.h"),),
+    entries=(
+        _tracepoint("irq_handler_entry", ("int", "irqaction*"), "include/trace/events/irq.h", unit=Unit.STAND_INS),
+    ),
+    exits=(
+        _tracepoint(
+            "irq_handler_exit", ("int", "irqaction*", "int"), "include/trace/events/irq.h", unit=Unit.STAND_INS
+        ),
+    ),
     frame=FRAME_STACK,
     lacks="the vector (the IRQ number is known); a line shared by several handlers shows once for each",
 )
@@ -361,9 +395,16 @@ INTERRUPTS: Final = (
     _system_vector("thermal", 0xFA, "thermal", tracepoint="thermal_apic"),
     _system_vector("threshold", 0xF9, "threshold", tracepoint="threshold_apic"),
     _system_vector("deferred-error", 0xF4, "deferred_error", tracepoint="deferred_error_apic"),
-    _system_vector("hyperv-stimer", 0xED, "hyperv_stimer0"),
-    _system_vector("posted-intr-wakeup", 0xF1, "kvm_posted_intr_wakeup_ipi"),
-    _system_vector("hypervisor-callback", 0xF3, "kvm_asyncpf_interrupt", "hyperv_callback", "xen_hvm_callback"),
+    _system_vector("hyperv-stimer", 0xED, "hyperv_stimer0", unit=Unit.HYPERVISOR),
+    _system_vector("posted-intr-wakeup", 0xF1, "kvm_posted_intr_wakeup_ipi", unit=Unit.HYPERVISOR),
+    _system_vector(
+        "hypervisor-callback",
+        0xF3,
+        "kvm_asyncpf_interrupt",
+        "hyperv_callback",
+        "xen_hvm_callback",
+        unit=Unit.HYPERVISOR,
+    ),
     HookClass(
         name="device",
         vectors=(),

@@ -104,7 +104,7 @@ def examine() -> Examination:
 
 def _try_probes() -> tuple[list[TrapClass], list[Hook]]:
     # what follows touches the machine
-    from iretrace.collect.choice import handled, trap_classes, unusable  # noqa: PLC0415
+    from iretrace.collect.choice import handled, trap_classes, units_for, unusable  # noqa: PLC0415
     from iretrace.collect.hooks import CLASSES  # noqa: PLC0415
     from iretrace.collect.memory import KernelMemory  # noqa: PLC0415
     from iretrace.collect.overhead import Overhead  # noqa: PLC0415
@@ -116,16 +116,16 @@ def _try_probes() -> tuple[list[TrapClass], list[Hook]]:
         handlers = memory.nmi_handlers(symbols, prototypes)
         gates = kernel.parse_idt(memory.idt(), symbols)
     last = handlers[-1] if handlers else None
-    no_fentry = lack_of_fentry(prototypes)
+    classes = handled(CLASSES, gates)
+    refused = unusable(prototypes, no_fentry=lack_of_fentry(prototypes), last_nmi_handler=last)
     options = ProbeOptions(
-        ring_bytes=1 << 16, use_tsc=has_msr_pmu(), functions=no_fentry is None, last_nmi_handler=last
+        ring_bytes=1 << 16, use_tsc=has_msr_pmu(), units=units_for(classes, refused), last_nmi_handler=last
     )
     with Probes(options, kernel.cpu_list("online")) as probes:
         overhead = Overhead(probes)
         overhead.start()
         try:
-            refused = unusable(prototypes, no_fentry=no_fentry, last_nmi_handler=last)
-            choice = probes.choose(classes=handled(CLASSES, gates), refused=refused)
+            choice = probes.choose(classes=classes, refused=refused)
         finally:
             overhead.stop()
         return trap_classes(choice, gates), probes.hooks()

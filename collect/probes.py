@@ -15,7 +15,7 @@ from iretrace.collect import kernel, stimuli, syscalls
 from iretrace.collect.bcc import BPF_DIR
 from iretrace.collect.choice import Choice, choose
 from iretrace.collect.filters import Filters
-from iretrace.collect.hooks import BY_NAME, HOOKS, PROCESS_HOOKS, Hook, Kind
+from iretrace.collect.hooks import BY_NAME, HOOKS, PROCESS_HOOKS, Hook, Kind, Unit
 from iretrace.collect.processes import ProcessNames
 from iretrace.collect.ring import PAGE_BYTES, Ring
 from iretrace.collect.wire import LOSS_CAUSES, PROCESS_EVENT
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SOURCES: Final = ("filter.bpf.c", "trap.bpf.c")
 FUNCTION_SOURCE: Final = "functions.bpf.c"
+FUNCTION_UNITS: Final = frozenset({Unit.FUNCTIONS, Unit.HYPERVISOR})
 TEXT_DEVICE: Final = 256
 """Index of asm_common_interrupt in the map ``entry_text`` (bpf/trap.h)."""
 
@@ -61,6 +62,14 @@ def lack_of_fentry(prototypes: Prototypes) -> str | None:
     return reason
 
 
+class _NotCompiled(Exception):  # noqa: N818 - a request, not an error
+    """A hook is needed whose unit was left out."""
+
+    def __init__(self, unit: Unit) -> None:
+        super().__init__(unit)
+        self.unit = unit
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProbeOptions:
     """How to build the probes.
@@ -68,14 +77,14 @@ class ProbeOptions:
     Attributes:
         ring_bytes: size of each CPU's ring buffer, a power of two.
         use_tsc: read the TSC in BPF (else bpf_ktime_get_ns).
-        functions: compile the programs on functions too (else the kernel has no fentry).
+        units: what to compile (:func:`iretrace.collect.choice.units_for`); more is compiled should it be needed.
         last_nmi_handler: the function at the end of the list of NMI handlers, where it is known.
         filters: what to leave out.
     """
 
     ring_bytes: int
     use_tsc: bool
-    functions: bool = False
+    units: frozenset[Unit] = frozenset({Unit.STAND_INS})
     last_nmi_handler: int | None = None
     filters: Filters = field(default_factory=Filters)
 
@@ -86,14 +95,11 @@ class Probes:
     def __init__(self, options: ProbeOptions, cpus: list[int]) -> None:
         self._bcc: ModuleType = bcc_loader.load()
         self._possible = max(kernel.cpu_list("possible")) + 1
-        flags = [f"-DIRETRACE_CPUS={self._possible}", f"-I{BPF_DIR}"]
-        if options.use_tsc:
-            flags.append("-DIRETRACE_CLOCK_TSC")
-        flags += options.filters.flags()
-        sources = [*SOURCES, FUNCTION_SOURCE] if options.functions else SOURCES
-        self._module: Any = bcc_loader.new_module(self._bcc, [BPF_DIR / name for name in sources], flags)
-        self._last_nmi_handler = options.last_nmi_handler or 0
-        options.filters.install(self._module)
+        self._options = options
+        self._units = options.units
+        self._tsc_counters: dict[int, int] = {}
+        self._entry_stubs: dict[int, tuple[int, int]] = {}
+        self._module: Any = self._compile()
         self.rings: dict[int, Ring] = {}
         self.nmi_rings: dict[int, Ring] = {}
         self.name_rings: list[Ring] = []
@@ -103,30 +109,55 @@ class Probes:
         self.choice: Choice | None = None
         self.counting = False
         """Whether the kernel counts the programs' runs (set by :class:`iretrace.collect.overhead.Overhead`)."""
-        rings_fd = self._module[b"rings"].map_fd
         try:
             for cpu in cpus:
                 self.rings[cpu] = Ring(options.ring_bytes, f"iretrace_{cpu}")
                 self.nmi_rings[cpu] = Ring(max(NMI_RING_BYTES, PAGE_BYTES), f"iretrace_nmi_{cpu}")
-                for key, ring in ((cpu, self.rings[cpu]), (self._possible + cpu, self.nmi_rings[cpu])):
-                    syscalls.update_element(rings_fd, struct.pack("=I", key), struct.pack("=I", ring.fd))
             self.name_rings.append(Ring(NAME_RING_BYTES, "iretrace_names"))
-            key, fd = 2 * self._possible, self.name_rings[0].fd
-            syscalls.update_element(rings_fd, struct.pack("=I", key), struct.pack("=I", fd))
+            self._install_rings()
         except OSError as error:
             self.close()
             raise MachineError(
                 "BPF ring buffer", f"could not be created ({error.strerror})", remedy="collect with a smaller --buffer"
             ) from None
 
+    def _compile(self) -> Any:  # noqa: ANN401 - BCC has no types
+        options = self._options
+        flags = [f"-DIRETRACE_CPUS={self._possible}", f"-I{BPF_DIR}"]
+        flags += ["-DIRETRACE_CLOCK_TSC"] * options.use_tsc + [f"-D{unit}" for unit in sorted(self._units) if unit]
+        flags += options.filters.flags()
+        sources = [*SOURCES, FUNCTION_SOURCE] if self._units & FUNCTION_UNITS else SOURCES
+        module = bcc_loader.new_module(self._bcc, [BPF_DIR / name for name in sources], flags)
+        options.filters.install(module)
+        return module
+
+    def _compile_more(self, unit: Unit) -> None:
+        """Start over with one more unit: a hook did not work, and what stands in for it was not compiled."""
+        self.detach_all()
+        self._module.cleanup()
+        self._units |= {unit}
+        self._module = self._compile()
+        self._install_rings()
+        self.set_tsc_counters(self._tsc_counters)
+        self.set_entry_stubs(self._entry_stubs)
+
+    def _install_rings(self) -> None:
+        ring_fds = {cpu: ring.fd for cpu, ring in self.rings.items()}
+        ring_fds |= {self._possible + cpu: ring.fd for cpu, ring in self.nmi_rings.items()}
+        ring_fds |= dict.fromkeys([2 * self._possible], self.name_rings[0].fd)
+        for key, fd in ring_fds.items():
+            syscalls.update_element(self._module[b"rings"].map_fd, struct.pack("=I", key), struct.pack("=I", fd))
+
     def set_tsc_counters(self, fds: dict[int, int]) -> None:
         """Give the programs the msr/tsc counter of each CPU."""
+        self._tsc_counters = fds
         map_fd = self._module[b"tsc_counter"].map_fd
         for cpu, fd in fds.items():
             syscalls.update_element(map_fd, struct.pack("=I", cpu), struct.pack("=I", fd))
 
     def set_entry_stubs(self, stubs: dict[int, tuple[int, int]]) -> None:
         """Tell the programs where each vector's entry stub lies (:data:`TEXT_DEVICE`: device interrupts)."""
+        self._entry_stubs = stubs
         map_fd = self._module[b"entry_text"].map_fd
         for index, (low, high) in stubs.items():
             syscalls.update_element(map_fd, struct.pack("=I", index), struct.pack("=QQ", low, high))
@@ -145,8 +176,14 @@ class Probes:
         """
         classes = tuple(classes)
         self._exceptions = sum(1 << vector for item in classes for vector in item.vectors if vector < 32)
-        self._set(user_exits=False)
-        choice = self.choice = choose(self, classes=classes, refused=refused, provoke=provoke)
+        while True:
+            self._set(user_exits=False)
+            try:
+                choice = self.choice = choose(self, classes=classes, refused=refused, provoke=provoke)
+            except _NotCompiled as missing:
+                self._compile_more(missing.unit)
+            else:
+                break
         if not choice.attached:
             reason = next(iter(choice.refused.values()), "no hook")
             raise MachineError("BPF", f"no probe could be attached ({reason})", remedy="iretrace doctor")
@@ -157,7 +194,7 @@ class Probes:
         return choice
 
     def _set(self, *, user_exits: bool) -> None:
-        settings = struct.pack("=QII", self._last_nmi_handler, user_exits, self._exceptions)
+        settings = struct.pack("=QII", self._options.last_nmi_handler or 0, user_exits, self._exceptions)
         syscalls.update_element(self._module[b"settings"].map_fd, struct.pack("=I", 0), settings)
 
     def attach(self, hook: Hook) -> str:
@@ -166,6 +203,8 @@ class Probes:
         Raises:
             MachineError: a program on a tracepoint, which every kernel should take, was refused.
         """
+        if hook.unit and hook.unit not in self._units:
+            raise _NotCompiled(hook.unit)
         bpf = self._bcc.BPF
         with bcc_loader.captured_stderr() as output:
             try:

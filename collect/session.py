@@ -11,7 +11,7 @@ import msgspec
 from iretrace import _native, output
 from iretrace import footer as footers
 from iretrace.collect import preflight, selection
-from iretrace.collect.choice import handled, trap_classes, unusable
+from iretrace.collect.choice import handled, trap_classes, units_for, unusable
 from iretrace.collect.clock import open_clock, take_anchor
 from iretrace.collect.crosscheck import CrossCheck, read_interrupts
 from iretrace.collect.drain import Buffers, Drain, Progress
@@ -125,7 +125,7 @@ class _Recording:
             ProbeOptions(
                 ring_bytes=options.ring_bytes,
                 use_tsc=bool(self._clock.fds),
-                functions=no_fentry is None,
+                units=units_for(asked, refused),
                 last_nmi_handler=self._facts.last_nmi_handler,
                 filters=options.filters,
             ),

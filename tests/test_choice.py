@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iretrace.collect.choice import SILENT, Choice, choose, handled, trap_classes, unusable
-from iretrace.collect.hooks import BY_NAME, CLASSES, HOOKS, USER_EXITS, Hook, Kind
+from iretrace.collect.choice import SILENT, Choice, choose, handled, trap_classes, units_for, unusable
+from iretrace.collect.hooks import BY_NAME, CLASSES, HOOKS, USER_EXITS, Hook, Kind, Unit
 from iretrace.collect.wire import HOOK_NAMES
 from iretrace.footer import Footer, Gate, TrapClass
 from iretrace.replay.engine import Pairing
@@ -208,6 +208,15 @@ def test_whatever_a_kernel_lacks_the_choice_is_consistent(broken: set[str], sile
             assert item.exit is None
             assert item.lacks
     Pairing.from_footer(Footer(classes=classes))
+
+
+def test_only_what_is_needed_is_compiled() -> None:
+    """With fentry the stand-ins are left out, without it the functions; a hypervisor's only where it is there."""
+    gates = [Gate(vector=0xEC, handler="asm_sysvec_apic_timer_interrupt")]
+    assert units_for(handled(CLASSES, gates), {}) == {Unit.CORE, Unit.FUNCTIONS}
+    assert units_for(CLASSES, {}) == {Unit.CORE, Unit.FUNCTIONS, Unit.HYPERVISOR}
+    refused = unusable(Btf(), no_fentry=NO_FENTRY)  # type: ignore[arg-type]
+    assert units_for(CLASSES, refused) == {Unit.CORE, Unit.STAND_INS}
 
 
 def programs(sources: Iterable[str]) -> str:
