@@ -65,7 +65,7 @@ def collect(
         )
     preflight.require()
     with Stop(options) as stop:
-        run = _Recording(options)
+        run = Recording(options)
         try:
             with run:
                 contents = run.record(stop, report)
@@ -75,7 +75,7 @@ def collect(
             raise
 
 
-class _Recording:
+class Recording:
     """The state of one run: facts found at the start, the partial file, what the end adds."""
 
     def __init__(self, options: CollectOptions) -> None:
@@ -159,7 +159,7 @@ class _Recording:
             header = Header(
                 footer=self.footer, text_base=self._facts.addresses.text_base, raw_addresses=self._facts.addresses.raw
             )
-            writer = self._writer = self._open_partial(header)
+            writer = self._writer = self.open_sink(header)
             crosscheck = CrossCheck(read_interrupts(), [] if options.filters.by_task else classes, self._cpus)
             drain = Drain(
                 probes=probes,
@@ -267,7 +267,12 @@ class _Recording:
             memory_locked=self._memory.locked,
         )
 
-    def _open_partial(self, header: Header) -> PartialWriter:
+    def open_sink(self, header: Header) -> PartialWriter:
+        """Where drained events go: the partial file. Whoever only watches gives another (:mod:`iretrace.collect.live`).
+
+        Raises:
+            OutputError: it cannot be written.
+        """
         try:
             writer = PartialWriter(self.options.partial, header)
             output.give_to_invoking_user(self.options.partial)
@@ -284,7 +289,7 @@ class _Recording:
 
 
 def _finish(
-    options: CollectOptions, contents: Contents, run: _Recording, finishing: Callable[[int, int], None]
+    options: CollectOptions, contents: Contents, run: Recording, finishing: Callable[[int, int], None]
 ) -> Outcome:
     """Turn the partial file into the trace; if that fails the partial file stays."""
     kept = sum(batch.n_events for batch in contents.batches)

@@ -23,6 +23,7 @@ class Verb(NamedTuple):
 VERBS: Final = (
     Verb("doctor", "What this machine can and cannot record, and what would mend it."),
     Verb("collect", "Record trap entries and exits of this machine into a trace (root)."),
+    Verb("top", "Watch traps as they come: rates, where they return to, what RET would save (root)."),
     Verb("calibrate", "Time IRET against the RET paths on this CPU."),
     Verb("import", "Make a trace of what another tool recorded, or of what a killed run left."),
     Verb("replay", "Put a trace through the algorithm: RET or IRET for every return."),
