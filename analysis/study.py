@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from iretrace.analysis import frames
 from iretrace.analysis.accumulate import Accumulator
+from iretrace.analysis.commands import RetsByCommand
 from iretrace.replay import costs
 from iretrace.replay.run import replay
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from iretrace.footer import Footer
     from iretrace.replay.costs import Saving
     from iretrace.replay.policies import Policy
-    from iretrace.replay.run import Result
+    from iretrace.replay.run import Result, Returns
     from iretrace.trace import Trace
 
 _PLAUSIBLE_KHZ: Final = (1e3, 1e9)
@@ -34,12 +35,14 @@ class Study:
         counts: durations, depths and rates.
         saving: what one RET saves over IRET; ``None``: not known.
         cost_source: where that comes from, or why it is not known.
+        commands: RETs by command; ``None``: the trace has no names, or only a stored run's counts are there.
     """
 
     result: Result
     counts: Accumulator
     saving: Saving | None
     cost_source: str
+    commands: RetsByCommand | None = None
 
     @property
     def footer(self) -> Footer:
@@ -90,7 +93,20 @@ def study(trace: Trace, policy: Policy, *, progress: Callable[[int], None] | Non
     """
     saving = costs.saving_per_return(trace.footer)
     counts = Accumulator(saving_cycles=None if saving is None else saving.cycles, origin=trace.footer.window.start_tsc)
-    result = replay(trace, [policy], sink=counts.add, progress=progress)
+    commands = RetsByCommand(trace.footer.processes) if trace.footer.processes else None
+
+    def take(batch: Returns) -> None:
+        counts.add(batch)
+        if commands is not None:
+            commands.add(batch)
+
+    result = replay(trace, [policy], sink=take, progress=progress)
     if counts.bins is not None and trace.footer.window.stop_tsc is not None:
         counts.bins.cover(trace.footer.window.stop_tsc)
-    return Study(result=result, counts=counts, saving=saving, cost_source=costs.describe(trace.footer))
+    return Study(
+        result=result,
+        counts=counts,
+        saving=saving,
+        cost_source=costs.describe(trace.footer),
+        commands=commands,
+    )

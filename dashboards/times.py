@@ -11,6 +11,7 @@ from iretrace.dashboards.headline import interval
 from iretrace.dashboards.html import Safe, clip, join, tag
 from iretrace.dashboards.page import Figures, Section
 from iretrace.dashboards.tables import Column
+from iretrace.processes import IDLE, UNKNOWN
 from iretrace.vectors import vector_name
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from iretrace.analysis.study import Study
     from iretrace.analysis.totals import Totals
+
+_SHOWN_COMMANDS = 15
 
 
 def latency(study: Study, page: Figures) -> Section:
@@ -146,6 +149,7 @@ def saved(study: Study, totals: Totals, page: Figures) -> Section:
             _total_table(totals) if totals.saved_cycles is not None and totals.ret else None,
             _by_vector(study, totals, page),
             _before_after(study, page),
+            _by_command(study),
         ),
     )
 
@@ -190,6 +194,27 @@ def _by_vector(study: Study, totals: Totals, page: Figures) -> Safe | None:
         plot=figures.savings(frame),
         data=tables.of_frame(frame, columns, "Projected saving by vector"),
         summary="Bars with intervals: projected saving in TSC cycles per second by vector.",
+    )
+
+
+def _by_command(study: Study) -> Safe | None:
+    """The commands whose interrupted processes would wait less."""
+    frame = None if study.commands is None else study.commands.frame(study.saving)
+    if frame is None or frame.empty:
+        return None
+    rows = []
+    cycles = study.duration_s * study.tsc_khz * 1e3 if study.duration_s and study.tsc_khz else None
+    for comm, ret, saving in frame[["comm", "RET", "saved_cycles"]].head(_SHOWN_COMMANDS).itertuples(index=False):
+        name = {IDLE: "idle", UNKNOWN: "not known"}.get(comm, comm)
+        known = study.saving is not None
+        share = numbers.percent(100 * saving / cycles) if known and cycles else "unknown"
+        rows.append((name, numbers.count(ret), numbers.short(saving) if known else "unknown", share))
+    left = len(frame) - len(rows)
+    note = f" The {left:,} commands with fewest are left out." if left else ""
+    return join(
+        tag("h3", "Projected saving by command"),
+        tag("p", f"What the interrupted process was called at that moment; most returns by RET first.{note}"),
+        tables.rows(("Command", "Returns by RET", "Cycles in all", "Of one CPU's time"), rows, "Saving by command"),
     )
 
 
