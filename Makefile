@@ -17,7 +17,7 @@ SOURCES   := setup.py pyproject.toml $(wildcard */*.c */*.h iretrace/native/*)
 
 PREFIX ?= /usr/local
 
-.PHONY: demo test lint unit vmtest bench sample install uninstall clean packages-demo packages-test packages-vm
+.PHONY: demo test lint unit vmtest bench sample site install uninstall clean packages-demo packages-test packages-vm
 
 demo: $(INSTALLED) packages-demo
 	@sh tools/demo.sh $(BIN)/iretrace $(BIN)/python
@@ -47,6 +47,11 @@ fuzz: $(INSTALLED)
 
 sample: $(INSTALLED)
 	$(BIN)/python samples/record.py
+
+# The documentation as a site, in site/: open site/index.html.
+site: $(INSTALLED)
+	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --quiet --strict
 
 # For everybody on this machine: a virtual environment under PREFIX/lib, the command, man pages, completion.
 # INSTALL_PYTHON names the interpreter; by default one that all users can run.

@@ -55,6 +55,7 @@ EXTRAS = {
         "dask>=2025.3",
         "distributed>=2025.3",
         "hypothesis>=6.130",
+        "mkdocs>=1.6,<2",
         "mypy>=1.16",
         "pandas-stubs>=2.3",
         "playwright>=1.50",
