@@ -51,7 +51,7 @@ END, FULL, SPECIAL, MALFORMED, LENGTH = range(5)
 """Why a walk stops: ``enum stop`` of ``perf_scan.c``."""
 
 _CHUNK_BYTES: Final = 8 << 20
-_ROWS_AT_ONCE: Final = 1 << 17
+_ROWS_AT_ONCE: Final = 1 << 15
 _RECORD_HEADER_BYTES: Final = 8
 _NEEDED: Final = perf_header.SAMPLE_TIME | perf_header.SAMPLE_CPU | perf_header.SAMPLE_RAW
 
@@ -245,9 +245,6 @@ class Recording:
         elif self.job.options.tsc_khz is not None:
             rows["tsc"] = cycles(rows["tsc"], self.job.options.tsc_khz)
         self.job.add(rows)
-        # The sorter keeps the rows: the next ones go behind them, or into a new array.
-        left = self._rows[n:]
-        self._rows = left if len(left) >= _ROWS_AT_ONCE // 8 else np.empty(_ROWS_AT_ONCE, ROW)
 
     def count_events(self) -> None:
         """Put the counts of the events into the account."""

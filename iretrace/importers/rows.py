@@ -113,10 +113,16 @@ def to_batch(rows: NDArray[np.void], order: NDArray[np.int64], hooks: Sequence[s
         kind = pa.int8() if pa.types.is_dictionary(column.type) else column.type
         array = pa.Array.from_buffers(kind, n, [valid[column.name] if missing else None, data], null_count=missing)
         if pa.types.is_dictionary(column.type):
-            names = pa.array(PHASES if column.name == "phase" else hooks, pa.string())
-            array = pa.DictionaryArray.from_arrays(array, names)
+            array = pa.DictionaryArray.from_arrays(array, _strings(PHASES if column.name == "phase" else hooks))
         columns.append(array)
     return pa.RecordBatch.from_arrays(columns, schema=EVENT_SCHEMA)
+
+
+def _strings(texts: Sequence[str]) -> pa.StringArray:
+    """Texts as an array; ``pyarrow.array`` would do, and import pandas, which takes longer than a small import."""
+    parts = [text.encode() for text in texts]
+    ends = np.cumsum([0, *map(len, parts)]).astype(np.int32)
+    return pa.StringArray.from_buffers(len(parts), pa.py_buffer(ends), pa.py_buffer(b"".join(parts)))
 
 
 def from_batch(batch: pa.RecordBatch, hooks: list[str]) -> NDArray[np.void]:

@@ -67,7 +67,9 @@ class Sorter:
         self._writer = _Behind(writer)
         self._directory = directory
         self._progress = progress
-        self._held: list[NDArray[np.void]] = []
+        # Memory that is used again costs less than fresh memory: a page fault takes longer than to copy a page.
+        self._held = np.empty(HELD_ROWS, ROW)
+        self._scratch = np.empty(HELD_ROWS, ROW)
         self._n_held = 0
         self._spill: IO[bytes] | None = None
         self._runs: list[_Run] = []
@@ -81,19 +83,20 @@ class Sorter:
             self._spill.close()
 
     def add(self, rows: NDArray[np.void]) -> None:
-        """Take rows; they are copied where the caller keeps the array."""
-        if not len(rows):
-            return
+        """Take rows; they are copied."""
         self.n_rows += len(rows)
-        self._held.append(rows)
-        self._n_held += len(rows)
-        if self._n_held >= HELD_ROWS:
-            self._spill_held()
+        while len(rows):
+            n = min(len(rows), len(self._held) - self._n_held)
+            self._held[self._n_held : self._n_held + n] = rows[:n]
+            self._n_held += n
+            rows = rows[n:]
+            if self._n_held == len(self._held):
+                self._spill_held()
 
     def finish(self) -> None:
         """Write everything."""
         if not self._runs:
-            rows = self._take_held()
+            rows = self._held[: self._n_held]
             order = _sorted_order(rows)
             for start in range(0, len(order), _MERGED_ROWS):
                 self._write(rows, order[start : start + _MERGED_ROWS])
@@ -107,15 +110,10 @@ class Sorter:
     def _write(self, rows: NDArray[np.void], order: NDArray[np.int64]) -> None:
         self._progress(self._writer.write(to_batch(rows, order, self.hooks)))
 
-    def _take_held(self) -> NDArray[np.void]:
-        rows = np.concatenate(self._held) if self._held else np.empty(0, ROW)
-        self._held, self._n_held = [], 0
-        return rows
-
     def _spill_held(self) -> None:
-        rows = self._take_held()
+        rows = self._held[: self._n_held]
         if not _rises(rows["tsc"]):
-            rows = rows[_sorted_order(rows)]
+            rows = rows.take(_sorted_order(rows), out=self._scratch[: len(rows)], mode="clip")
         if self._spill is None:
             self._spill = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115 - closed by __exit__
         start = self._runs[-1].start + self._runs[-1].n_rows if self._runs else 0
@@ -129,6 +127,7 @@ class Sorter:
             )
         )
         self._spill.write(rows.data)
+        self._n_held = 0
 
     def _merged(self) -> Iterator[NDArray[np.void]]:
         """Stretches of rows that follow each other: each holds all rows up to some (TSC, run), in no order within."""

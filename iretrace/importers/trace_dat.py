@@ -101,6 +101,7 @@ class _Walk:
         self._data_offset = page.get("data", (0, 0))[0]
         self._counts = np.zeros(len(self._formats) + 1, np.uint64)
         self._first_on_cpu = np.zeros(N_CPUS, np.uint64)
+        self._rows = np.empty(max(_ROWS_AT_ONCE, buffer.page_bytes), ROW)
         if not self._fields["size"].all() or not 8 <= self._data_offset < buffer.page_bytes:
             raise InputError(job.path, "does not say how its pages are laid out", expected="formats in its header")
 
@@ -119,8 +120,8 @@ class _Walk:
     def _scan(self, pages: bytes, cpu: int, offset: int) -> None:
         page_bytes = self._buffer.page_bytes
         page, missed, cut = 0, 0, 0
+        rows = self._rows
         while page < len(pages) // page_bytes:
-            rows = np.empty(max(_ROWS_AT_ONCE, page_bytes), ROW)
             n, page, why, some, unknown, inside = _native.ring_scan(
                 *(pages, page, page_bytes, self._data_offset, cpu, self._fields, self._actions, self._by_type),
                 *(self._counts, self._first_on_cpu, rows),
