@@ -16,6 +16,8 @@ from benchmarks.common import ROOT, Row, alternate, iretrace, spread
 
 FAULTS = 3_000_000
 ROUNDS = 5
+_CPU: dict[str, list[float]] = {}
+"""CPU seconds of each run, by whose they are."""
 EVENTS = "exceptions:*,irq:*,irq_vectors:*_entry,irq_vectors:[!i]*_exit"
 
 
@@ -47,16 +49,17 @@ def _importing(directory: Path) -> list[Row]:
     subprocess.run(record, check=True, capture_output=True)
 
     def importing() -> float:
-        return _seconds([*iretrace("import", "-q", "--force", data, "-o", trace)])
+        return _seconds(iretrace("import", "-q", "--force", data, "-o", trace), "iretrace")
 
     def printing() -> float:
-        return _seconds(["perf", "script", "-i", str(data)])
+        return _seconds(["perf", "script", "-i", str(data)], "perf")
 
     def starting() -> float:
-        return _seconds(iretrace("import", "--help"))
+        return _seconds(iretrace("import", "--help"), "start")
 
     ours, perfs, starts = alternate(ROUNDS, importing, printing, starting)
     ratio = statistics.median(perfs) / statistics.median(ours)
+    cpu_ratio = statistics.median(_CPU["perf"]) / statistics.median(_CPU["iretrace"])
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
     size = data.stat().st_size
     how = f"{ROUNDS} alternations, whole processes, {size / 1e6:.0f} MB of perf.data, {FAULTS:,} faults in it"
@@ -64,8 +67,9 @@ def _importing(directory: Path) -> list[Row]:
         Row(what="iretrace import perf.data", goal="", measured=spread(ours, " s"), how=how),
         Row(what="perf script of it, to /dev/null", goal="", measured=spread(perfs, " s"), how=how),
         Row(what="times as fast as perf script", goal="≥ 20", measured=f"{ratio:.1f}", how="ratio of the medians"),
+        Row(what="CPU time of perf script by ours", goal="", measured=f"{cpu_ratio:.1f}", how="user and system"),
         Row(what="iretrace import --help", goal="", measured=spread(starts, " s"), how="the start-up within it"),
-        Row(what="largest process of these", goal="", measured=f"{peak} MiB", how="ru_maxrss; perf script's included"),
+        Row(what="largest process of these", goal="", measured=f"{peak} MiB", how="ru_maxrss"),
         Row(
             what="bytes an event: perf.data, trace",
             goal="",
@@ -75,10 +79,12 @@ def _importing(directory: Path) -> list[Row]:
     ]
 
 
-def _seconds(command: list[str]) -> float:
-    """Wall-clock time of a process."""
-    begin = time.perf_counter()
+def _seconds(command: list[str], who: str) -> float:
+    """Wall-clock time of a process; its CPU time is noted."""
+    begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    _CPU.setdefault(who, []).append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     return time.perf_counter() - begin
 
 

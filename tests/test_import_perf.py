@@ -301,6 +301,23 @@ def test_what_cannot_be_imported_is_refused(tmp_path: Path, change: Callable[[by
     assert [path.name for path in tmp_path.iterdir()] == ["p"]
 
 
+@given(times=st.lists(st.integers(0, 60), min_size=1, max_size=80), step=st.integers(0, 3))
+@settings(max_examples=60, deadline=None)
+def test_any_disorder_is_sorted(tmp_path_factory: pytest.TempPathFactory, times: list[int], step: int) -> None:
+    """More events than are held, nearly in order or not at all: all are there, equal times in the file's order."""
+    recording = PerfFile()
+    for index, time in enumerate(times):
+        raw = perf.TIMER_ENTRY.raw({"vector": 236})
+        item = recording.sample(perf.TIMER_ENTRY, time=1 + time + index * step * 10, cpu=0, pid=index + 1, raw=raw)
+        recording.records.append(item)
+    directory = tmp_path_factory.mktemp("order")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sorting, "HELD_ROWS", 7)
+        rows, _ = rows_of(write(directory / "p", recording), directory / "t.parquet")
+    expected = sorted((1 + time + index * step * 10, index + 1) for index, time in enumerate(times))
+    assert [(row["tsc"], row["pid"]) for row in rows] == expected
+
+
 def test_pieces_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Records that lie across the pieces in which the file is read are whole."""
     recording = PerfFile()

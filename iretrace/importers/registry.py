@@ -40,6 +40,7 @@ class SourceFormat:
         doc: what writes such files, one line.
         streams: a pipe will do (``-`` as the file).
         several: several files make one trace.
+        ordered: events come nearly in the order of time.
     """
 
     name: str
@@ -47,6 +48,7 @@ class SourceFormat:
     doc: str
     streams: bool = False
     several: bool = False
+    ordered: bool = False
 
     def loader(self) -> Loader:
         """Its ``load``."""
@@ -56,7 +58,11 @@ class SourceFormat:
 
 FORMATS: Final = (
     SourceFormat(
-        name="perf", module="perf_data", doc="perf.data of perf record, written to a file or a pipe", streams=True
+        name="perf",
+        module="perf_data",
+        doc="perf.data of perf record, written to a file or a pipe",
+        streams=True,
+        ordered=True,
     ),
     SourceFormat(name="trace-dat", module="trace_dat", doc="trace.dat of trace-cmd, versions 6 and 7"),
     SourceFormat(
@@ -64,6 +70,7 @@ FORMATS: Final = (
         module="ftrace_text",
         doc="text of trace, trace_pipe, trace-cmd report or perf script",
         streams=True,
+        ordered=True,
     ),
     SourceFormat(name="qemu", module="qemu_log", doc="logs of qemu-system-x86_64 -d int", streams=True, several=True),
     SourceFormat(name="csv", module="csv_table", doc="a table with the trace's columns by name", streams=True),

@@ -14,7 +14,7 @@ from iretrace.errors import InputError
 from iretrace.importers import mapping
 from iretrace.importers.job import ImportOptions, Job
 from iretrace.importers.registry import BY_NAME, recognise
-from iretrace.importers.sorting import Sorter
+from iretrace.importers.sorting import Sorter, TooLate
 from iretrace.importers.source import opened
 from iretrace.trace import writing
 
@@ -98,16 +98,26 @@ def import_file(  # noqa: PLR0913 - keyword-only
         chosen = _chosen(inputs, source_format)
         load = chosen.loader()
         temporary = stack.enter_context(output.replacing(target, force=force))
-        writer = stack.enter_context(writing(temporary))
-        with Sorter(writer, target.parent) as sorter:
-            job = Job(path=paths[0], options=options or ImportOptions(), sorter=sorter, progress=progress)
-            for cpu, source in enumerate(inputs):
-                job.path, job.cpu = source.path, cpu
-                footer = load(source.file, source.size, job)
-            sorter.finish()
-        footer = msgspec.structs.replace(footer, tool=f"iretrace {__version__} import --format {chosen.name}")
-        writer.finish(footer)
-    return Imported(format=chosen.name, footer=footer, job=job)
+        again = len(inputs) == 1 and inputs[0].size is not None and str(paths[0]) != "-"
+
+        def attempt(*, nearly_sorted: bool) -> Imported:
+            with writing(temporary) as writer:
+                with Sorter(writer, target.parent, nearly_sorted=nearly_sorted) as sorter:
+                    job = Job(path=paths[0], options=options or ImportOptions(), sorter=sorter, progress=progress)
+                    for cpu, source in enumerate(inputs):
+                        job.path, job.cpu = source.path, cpu
+                        footer = load(source.file, source.size, job)
+                    sorter.finish()
+                tool = f"iretrace {__version__} import --format {chosen.name}"
+                footer = msgspec.structs.replace(footer, tool=tool)
+                writer.finish(footer)
+            return Imported(format=chosen.name, footer=footer, job=job)
+
+        try:
+            return attempt(nearly_sorted=again and chosen.ordered)
+        except TooLate:
+            inputs[0].file.seek(0)
+            return attempt(nearly_sorted=False)
 
 
 def _chosen(inputs: list[Source], asked: str) -> SourceFormat:

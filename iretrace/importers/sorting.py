@@ -1,8 +1,12 @@
 """An external merge sort: events in any order become a sorted trace, in bounded memory.
 
 Rows are held until there are many; then they are sorted and spilled, as a run, to a temporary file beside the trace.
-At the end the runs are merged. A run is opened only when the merge comes to where it begins, so that nearly sorted
-input (what every recorder writes) has one or two open at a time, and so has a table in reverse.
+At the end the runs are merged. Where a file is nearly sorted, as recorders write it, and can be read again, nothing is
+spilled: of the rows that are held the earlier half is written, and only if a row then comes too late
+(:class:`TooLate`) all is done again with runs.
+
+A run is opened only when the merge comes to where it begins, so that nearly sorted input has one or two open at a time,
+and so has a table in reverse.
 """
 
 from __future__ import annotations
@@ -33,6 +37,10 @@ _MERGED_ROWS: Final = 1 << 18
 """Rows in memory while merging, over all runs that are open."""
 
 
+class TooLate(Exception):  # noqa: N818 - reads as the finding it is
+    """A row belongs before one that has been written."""
+
+
 @dataclass(kw_only=True)
 class _Run:
     """A sorted run in the spill file, and what of it is in memory."""
@@ -57,13 +65,23 @@ class Sorter:
     Args:
         writer: where to.
         directory: where the temporary file goes: beside the trace, where there must be room anyway.
+        nearly_sorted: write without runs, and raise :class:`TooLate` where that proves wrong.
         progress: called with the number of events written so far.
     """
 
-    def __init__(self, writer: TraceWriter, directory: Path, progress: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        writer: TraceWriter,
+        directory: Path,
+        *,
+        nearly_sorted: bool = False,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self.hooks: list[str] = list(HOOKS)
         """Names of the numbers in ``hook``; an importer may have its own."""
         self.n_rows = 0
+        self._nearly_sorted = nearly_sorted
+        self._written_to = 0
         self._writer = _Behind(writer)
         self._directory = directory
         self._progress = progress
@@ -83,15 +101,24 @@ class Sorter:
             self._spill.close()
 
     def add(self, rows: NDArray[np.void]) -> None:
-        """Take rows; they are copied."""
+        """Take rows; they are copied.
+
+        Raises:
+            TooLate: one of them belongs before what has been written.
+        """
         self.n_rows += len(rows)
+        if self._written_to and len(rows) and int(rows["tsc"].min()) < self._written_to:
+            raise TooLate
         while len(rows):
             n = min(len(rows), len(self._held) - self._n_held)
             self._held[self._n_held : self._n_held + n] = rows[:n]
             self._n_held += n
             rows = rows[n:]
             if self._n_held == len(self._held):
-                self._spill_held()
+                if self._nearly_sorted:
+                    self._write_half()
+                else:
+                    self._spill_held()
 
     def finish(self) -> None:
         """Write everything."""
@@ -109,6 +136,16 @@ class Sorter:
 
     def _write(self, rows: NDArray[np.void], order: NDArray[np.int64]) -> None:
         self._progress(self._writer.write(to_batch(rows, order, self.hooks)))
+
+    def _write_half(self) -> None:
+        """Write the earlier half of what is held."""
+        order = _sorted_order(self._held)
+        half = (len(order) + 1) // 2
+        self._write(self._held, order[:half])
+        self._written_to = int(self._held["tsc"][order[half - 1]])
+        self._n_held = len(order) - half
+        self._held.take(order[half:], out=self._scratch[: self._n_held], mode="clip")
+        self._held, self._scratch = self._scratch, self._held
 
     def _spill_held(self) -> None:
         rows = self._held[: self._n_held]
