@@ -20,12 +20,12 @@ PAGES = 100_003
 
 def test_a_known_workload_is_counted(run_iretrace: RunIretrace, compile_workload: CompileWorkload) -> None:
     """The page faults of a program that touches so many pages are in the updates, none to the kernel counted as RET."""
-    top = run_iretrace.start("top", "--only", "page-faults", "--json", "-i", "0.5", "-n", "8")
-    assert top.stdout is not None
-    first = json.loads(top.stdout.readline())
-    subprocess.run([compile_workload("faults"), str(PAGES)], check=True, capture_output=True)
-    lines = [first, *map(json.loads, top.stdout)]
-    assert top.wait(60) == 0
+    with run_iretrace.start("top", "--only", "page-faults", "--json", "-i", "0.5", "-n", "8") as top:
+        assert top.stdout is not None
+        first = json.loads(top.stdout.readline())
+        subprocess.run([compile_workload("faults"), str(PAGES)], check=True, capture_output=True)
+        lines = [first, *map(json.loads, top.stdout)]
+        assert top.wait(60) == 0
     assert len(lines) == 8
     faults = sum(row["per_s"] * line["seconds"] for line in lines for row in line["vectors"] if row["name"] == "#PF")
     lost = lines[-1]["lost_events"]
