@@ -17,10 +17,10 @@ from iretrace.fleet import FleetOptions, run_all
 from iretrace.fleet_tasks import replay_document
 
 SIZES = (1, 10, 100, 1000)
-EVENTS = 300_000
-BIG_EVENTS = 3_000_000
-BIG_FILES = 12
-ROUNDS = 5
+EVENTS = 100_000
+BIG_EVENTS = 2_000_000
+BIG_FILES = 8
+ROUNDS = 3
 TASK = partial(replay_document, ("iret", "rfc2014"))
 
 
