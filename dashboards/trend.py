@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SYMBOLS: Final = ("circle", "square", "diamond", "triangle-up", "cross", "x")
-_CHANGED: Final = {"worse": "#D55E00", "better": "#009E73", "other": "#808080"}
+_CHANGED: Final = {"worse": ("#D55E00", "solid"), "better": ("#009E73", "dash"), "other": ("#808080", "dot")}
+_ROWS: Final = 4
+"""Notes of neighbouring changes stand below one another."""
 
 
 def trend(frame: pd.DataFrame, changes: pd.DataFrame, *, what: str, unit: str) -> go.Figure:
@@ -45,14 +47,21 @@ def trend(frame: pd.DataFrame, changes: pd.DataFrame, *, what: str, unit: str) -
             )
         )
     shapes, notes = [], []
-    for row in changes.itertuples():
-        colour = _CHANGED[str(row.verdict)]
+    for index, row in enumerate(changes.itertuples()):
+        colour, dash = _CHANGED[str(row.verdict)]
         shapes.append(
             {"type": "line", "x0": row.time, "x1": row.time, "yref": "paper", "y0": 0, "y1": 1}
-            | {"line": {"color": colour, "width": 2, "dash": "dash"}}
+            | {"line": {"color": colour, "width": 2, "dash": dash}}
         )
         notes.append(
-            {"x": row.time, "yref": "paper", "y": 1, "yanchor": "top", "xanchor": "left", "showarrow": False}
+            {
+                "x": row.time,
+                "yref": "paper",
+                "y": 1 - 0.06 * (index % _ROWS),
+                "yanchor": "top",
+                "xanchor": "left",
+                "showarrow": False,
+            }
             | {"text": for_plotly(row.text), "xshift": 4, "align": "left"}
         )
     return figure(

@@ -15,6 +15,7 @@ from iretrace.dashboards.app.page import (
     run_choice,
     run_label,
     run_link,
+    when,
 )
 from iretrace.dashboards.html import Safe, join, tag
 from iretrace.dashboards.page import Figures
@@ -103,4 +104,7 @@ def _row(snapshot: Snapshot, run: str) -> dict[str, Any]:
 
 def _named(snapshot: Snapshot, runs: list[str]) -> Safe:
     links = [run_link(run, run_label(snapshot.row(run))) for run in runs]
-    return join(*(join(link, tag("br") if link is not links[-1] else None) for link in links))
+    if len(links) == 1:
+        return links[0]
+    fold = tag("summary", f"{numbers.plural(len(runs), 'run')}, the newest of {when(snapshot.row(runs[-1])['time'])}")
+    return tag("details", fold, *(tag("div", link) for link in links))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 from iretrace.analysis.timeline import Timeline, open_timeline
 from iretrace.errors import InputError, IretraceError, UsageError
 from iretrace.replay.policies import built_in
+from iretrace.store import open_store
 from iretrace.store.summarize import digest_of, run_id
 from iretrace.trace import open_trace
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from iretrace.analysis.study import Study
+    from iretrace.dashboards.app.changes import Search
     from iretrace.replay.policies import Policy
     from iretrace.store import Run, Store, Unreadable
 
@@ -35,6 +37,7 @@ REFRESH_S: Final = 3.0
 KEEP_S: Final = 120.0
 """The same on a page about one run, which does not change: zooming should not wait for the whole store."""
 
+_PATIENCE_S: Final = 0.3
 _MAX_FILES: Final = 100_000
 _HELD: Final = 8
 
@@ -116,6 +119,7 @@ class Source:
         self._snapshot: Snapshot | None = None
         self._runs: _Held[str, Run] = _Held(_HELD)
         self._jobs: _Held[tuple[str, str], Job] = _Held(_HELD)
+        self._searches: _Held[tuple[str, int], Search] = _Held(_HELD)
 
     def snapshot(self, run: str = "") -> Snapshot:
         """The store as it is, or was a few seconds ago; of a page about a run that is known, a few minutes ago."""
@@ -183,6 +187,20 @@ class Source:
         with self._lock:
             return self._jobs.get((run, policy), lambda: self._begin(path, chosen))
 
+    def changes(self, policy: str) -> Search:
+        """Where the store's series change, under a policy; looked for anew where the runs are others than before."""
+        from iretrace.dashboards.app.changes import Search  # noqa: PLC0415 - scipy and ruptures, for two pages
+
+        snapshot = self.snapshot()
+        key = (policy, hash(tuple(snapshot.runs["run"])))
+        with self._lock:
+            fresh = key not in self._searches
+            # A store of its own: this one may be read anew meanwhile.
+            search = self._searches.get(key, lambda: Search(open_store(self.store.location.url, readonly=True), policy))
+        if fresh:
+            search.wait(_PATIENCE_S)
+        return search
+
     def _begin(self, path: Path, policy: Policy) -> Job:
         trace = open_trace(path)
         job = Job(events=trace.n_events)
@@ -223,6 +241,9 @@ class _Held(Generic[K, V]):
     def __init__(self, most: int) -> None:
         self._most = most
         self._values: OrderedDict[K, V] = OrderedDict()
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._values
 
     def get(self, key: K, make: Callable[[], V]) -> V:
         if key in self._values:

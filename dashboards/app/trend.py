@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Final
 import pandas as pd
 
 from iretrace.dashboards import numbers, tables
-from iretrace.dashboards.app.page import Page, choice, empty_store, run_link, when
+from iretrace.dashboards.app.changes import COLUMNS, SLOTS
+from iretrace.dashboards.app.overview import pending
+from iretrace.dashboards.app.page import DEFAULT_POLICY, Page, choice, empty_store, run_link, when
 from iretrace.dashboards.app.state import address
 from iretrace.dashboards.html import Safe, clip, join, tag
 from iretrace.dashboards.page import Figures
@@ -15,6 +17,7 @@ from iretrace.dashboards.trend import trend, value_text
 from iretrace.store.schema import ALL, ANY_POLICY, MEASURES, METRIC_COLUMNS
 
 if TYPE_CHECKING:
+    from iretrace.dashboards.app.changes import Change, Search
     from iretrace.dashboards.app.source import Snapshot, Source
     from iretrace.dashboards.app.state import State
 
@@ -46,16 +49,70 @@ def page(source: Source, state: State) -> Page:
     if frame.empty:
         return Page(title="Trend", body=join(choices, tag("p", "No run has a value of this.")))
     figures = Figures()
-    changes = pd.DataFrame({"time": [], "verdict": [], "text": []})
+    search = source.changes(policy or DEFAULT_POLICY)
+    mine = _changes(search, column.name, vector, set(frame["run"]))
+    changes = pd.DataFrame(
+        [(change.row["time"], *_said(change)) for change in mine], columns=["time", "verdict", "text"]
+    )
     plot = figures.add(
         "trend",
         f"{column.doc[0].upper()}{column.doc[1:]}",
-        f"{numbers.plural(len(frame), 'run')}, one point each; a click on a point leads to its run.",
+        f"{numbers.plural(len(frame), 'run')}, one point each; a click on a point leads to its run. "
+        + _found(search, mine),
         plot=trend(frame, changes, what=column.doc, unit=column.unit),
         data=_table(frame, column.unit),
         summary=f"Lines: {column.doc} over time, by host and workload.",
     )
-    return Page(title="Trend", body=join(choices, plot), figures=figures)
+    return Page(
+        title="Trend",
+        body=join(choices, plot, _change_table(mine, column.unit) if mine else None),
+        figures=figures,
+        again=pending(search),
+    )
+
+
+def _changes(search: Search, column: str, vector: int, runs: set[str]) -> list[Change]:
+    """The changes of what is shown."""
+    measure = COLUMNS.get(column)
+    return [
+        change
+        for change in search.found or []
+        if change.measure == measure and SLOTS.get(change.vector_name) == vector and change.run in runs
+    ]
+
+
+def _said(change: Change) -> tuple[str, str]:
+    verdict = "other" if change.note else "worse" if change.worse else "better"
+    arrow = "▲" if change.point.direction == "up" else "▼"
+    return verdict, f"{arrow} {numbers.change(change.point.change_pct)} {'known' if change.note else verdict}"
+
+
+def _found(search: Search, mine: list[Change]) -> str:
+    if pending(search):
+        return "Changes of the level are being looked for."
+    if search.failed:
+        return "Changes of the level could not be looked for."
+    return f"Upright lines: {numbers.plural(len(mine), 'change')} of the level." if mine else "No change of the level."
+
+
+def _change_table(changes: list[Change], unit: str) -> Safe:
+    rows = []
+    for change in reversed(changes):
+        point = change.point
+        verdict = "worse" if change.worse else "better"
+        rows.append(
+            (
+                run_link(change.run, when(change.row["time"])),
+                clip(f"{change.row['host']} · {change.row['workload']}")[:70],
+                f"{value_text(point.before, unit)} → {value_text(point.after, unit)}",
+                numbers.change(point.change_pct),
+                "<0.001" if point.p < 0.001 else f"{point.p:.3f}",
+                tag("span", verdict, class_=f"badge {verdict}"),
+                clip(change.note.text) if change.note else "",
+            )
+        )
+    heads = ("Starts at (UTC)", "Host and workload", "Level", "Change", "p", "Verdict", "Note")
+    return join(tag("h2", "Changes of the level"), tables.rows(heads, rows, "Changes, the newest first"))
 
 
 def _decided(snapshot: Snapshot, measure: str) -> bool:
