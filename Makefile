@@ -17,7 +17,7 @@ SOURCES   := setup.py pyproject.toml $(wildcard */*.c */*.h iretrace/native/*)
 
 PREFIX ?= /usr/local
 
-.PHONY: demo test lint unit vmtest bench sample site install uninstall clean packages-demo packages-test packages-vm
+.PHONY: demo test lint unit vmtest bench screenshots sample site install uninstall clean packages-demo packages-test packages-vm
 
 demo: $(INSTALLED) packages-demo
 	@sh tools/demo.sh $(BIN)/iretrace $(BIN)/python
@@ -44,6 +44,9 @@ FUZZED := perf trace-dat ftrace qemu csv partial trace
 fuzz: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	for format in $(FUZZED); do $(BIN)/python -m tests.fuzz $$format 600 || exit 1; done
+
+screenshots: $(INSTALLED) packages-test
+	PYTHONPATH=. $(BIN)/python docs/screenshots.py
 
 sample: $(INSTALLED)
 	$(BIN)/python samples/record.py

@@ -14,7 +14,7 @@ import numpy as np
 
 from iretrace.errors import Damaged
 from iretrace.replay import contexts
-from iretrace.replay.ahead import reading_ahead
+from iretrace.replay.ahead import reading
 from iretrace.replay.engine import COLUMNS, End, Engine, Pairing
 from iretrace.replay.policies import Choice
 from iretrace.replay.run import Decisions, Returns
@@ -128,7 +128,7 @@ def build(
     builder = _Builder(first)
     seen, until = 0, np.cumsum(events)
     judge = Judge(trace.footer, policy)
-    with reading_ahead(trace.batches(READ)) as batches:
+    with reading(trace, READ) as batches:
         for batch in batches:
             block = min(int(np.searchsorted(until, seen, side="right")), len(events) - 1)
             low, high = (batch.column("tsc")[i].as_py() for i in (0, batch.num_rows - 1))

@@ -42,14 +42,14 @@ _SERVE = """
 import sys
 from pathlib import Path
 from werkzeug.serving import make_server
-from iretrace.commands.dashboard_ import _quiet
+from iretrace.commands.dashboard_ import quiet_handler
 from iretrace.dashboards.app.server import create
 from iretrace.dashboards.app.source import Source
 from iretrace.store import open_store
 store = open_store(sys.argv[1], readonly=True)
 traces = {store.ids()[-1]: Path(sys.argv[2])} if len(sys.argv) > 2 else {}
 source = Source(store, traces=traces, cache=Path(sys.argv[1]) / "cache")
-server = make_server("127.0.0.1", 0, create(source).server, threaded=True, request_handler=_quiet())
+server = make_server("127.0.0.1", 0, create(source).server, threaded=True, request_handler=quiet_handler())
 print(server.server_port, flush=True)
 server.serve_forever()
 """

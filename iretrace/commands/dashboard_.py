@@ -67,7 +67,7 @@ def command(  # noqa: PLR0913 - one parameter an option
     names = LOOPBACK | {host.strip("[]")} | set(allow_host)
     app = create(source, hosts=frozenset(names))
     try:
-        server = make_server(host, port, app.server, threaded=True, request_handler=_quiet())
+        server = make_server(host, port, app.server, threaded=True, request_handler=quiet_handler())
     except (OSError, SystemExit) as error:
         why = getattr(error, "strerror", None) or "is taken or not this machine's"
         raise UsageError(
@@ -125,7 +125,8 @@ def of_traces(paths: list[Path]) -> Source:
     return Source(store, traces=traces, name=", ".join(path.name for path in paths[:3]))
 
 
-def _quiet() -> type:
+def quiet_handler() -> type:
+    """A request handler that writes no line for every request."""
     from werkzeug.serving import WSGIRequestHandler  # noqa: PLC0415
 
     class Quiet(WSGIRequestHandler):
