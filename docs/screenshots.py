@@ -10,6 +10,7 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlencode
 
 from werkzeug.serving import make_server
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TARGET: Final = ROOT / "docs" / "pictures"
-WIDTH, HEIGHT = 1000, 640
+WIDTH, HEIGHT = 1000, 600
 RUNS: Final = 60
 EVENTS: Final = 400_000
 
@@ -47,29 +48,31 @@ def main() -> None:
         page = directory / "sample.report.html"
         page.write_bytes(report(study(open_trace(SAMPLE), RFC2014)).encode())
         _take(browser, f"{page.as_uri()}", "report", ready="html[data-drawn=yes]")
-        with _served(directory) as (address, run, newest):
+        with _served(directory) as (address, run, sample, names):
+            series = urlencode({"workload": open_trace(SAMPLE).footer.tags["workload"]})
             _take(browser, f"{address}/", "overview", scheme="dark", scroll="h2")
-            _take(browser, f"{address}/trend", "trend")
-            _take(browser, f"{address}/timeline?id={run}", "timeline", scheme="dark", scroll=".buttons")
-            near = f"{address}/timeline?id={run}&at=30000000&span=120000"
-            _take(browser, near, "timeline-traps", scroll=".buttons")
-            _take(browser, f"{address}/policy?id={newest}", "policies")
-            _take(browser, f"{address}/compare?id={newest}", "compare", scheme="dark", scroll="h3")
+            _take(browser, f"{address}/trend?{series}", "trend", scroll="figure")
+            _take(browser, f"{address}/timeline?id={sample}", "timeline", scheme="dark", scroll="figure")
+            near = f"{address}/timeline?id={run}&at=30000000&span=60000"
+            _take(browser, near, "timeline-traps", scroll="figure")
+            _take(browser, f"{address}/policy?id={sample}", "policies")
+            _take(browser, f"{address}/compare?id={names[42]}&base={names[39]}", "compare", scheme="dark", scroll="h3")
         browser.close()
 
 
 @contextmanager
-def _served(directory: Path) -> Iterator[tuple[str, str, str]]:
-    *_, newest = stores.fill(directory / "fleet", RUNS, hosts=stores.HOSTS, seed=4)
+def _served(directory: Path) -> Iterator[tuple[str, str, str, list[str]]]:
+    names = stores.fill(directory / "fleet", RUNS, hosts=stores.HOSTS, seed=4)
     traces.write(directory / "eight.parquet", EVENTS)
-    run = open_store(directory / "fleet").add(summarize(open_trace(directory / "eight.parquet")))
+    fleet = open_store(directory / "fleet")
+    run, sample = (fleet.add(summarize(open_trace(path))) for path in (directory / "eight.parquet", SAMPLE))
     store = open_store(directory / "fleet", readonly=True)
-    source = Source(store, directories=[directory], cache=directory / "cache", name="fleet/")
+    source = Source(store, directories=[directory, SAMPLE.parent], cache=directory / "cache", name="fleet/")
     server = make_server("127.0.0.1", 0, create(source).server, threaded=True, request_handler=quiet_handler())
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", run, newest
+        yield f"http://127.0.0.1:{server.server_port}", run, sample, names
     finally:
         server.shutdown()
         thread.join()

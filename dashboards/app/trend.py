@@ -129,7 +129,10 @@ def _points(snapshot: Snapshot, measure: str, vector: int, policy: str, state: S
         if state.text(name):
             runs = runs[runs[name] == state.text(name)]
     frame = runs.merge(here, on="run").rename(columns={measure: "value"}).dropna(subset=["value"])
-    series = frame["host"].astype(str) + " · " + frame["workload"].astype(str).str.slice(0, 40)
+    series = [
+        " · ".join(part for part in (str(host), str(workload)[:40]) if part) or "not named"
+        for host, workload in zip(frame["host"], frame["workload"], strict=True)
+    ]
     told = [
         f"{when(time)} · {clip(host)} · kernel {clip(kernel)}{_tagged(tags)}"
         for time, host, kernel, tags in zip(frame["time"], frame["host"], frame["kernel"], frame["tags"], strict=True)
