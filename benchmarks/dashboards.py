@@ -151,8 +151,8 @@ class _Server:
     def ask(self, path: str, search: str) -> str:
         """What the browser would get for an address."""
         said: dict[str, Any] = {
-            "output": "..page.children...again.disabled..",
-            "outputs": [{"id": "page", "property": "children"}, {"id": "again", "property": "disabled"}],
+            "output": "..page.children...again.max_intervals..",
+            "outputs": [{"id": "page", "property": "children"}, {"id": "again", "property": "max_intervals"}],
             "inputs": [
                 {"id": "url", "property": "pathname", "value": path},
                 {"id": "url", "property": "search", "value": search},

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 TARGET: Final = ROOT / "docs" / "pictures"
 WIDTH, HEIGHT = 1000, 600
-RUNS: Final = 60
+RUNS: Final = 45
 EVENTS: Final = 400_000
 
-_QUIET = "![...document.querySelectorAll('main')].some(e => e.textContent.includes('eing looked for'))"
+_QUIET = "![...document.querySelectorAll('main')].some(e => /eing looked for|being built/.test(e.textContent))"
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def main() -> None:
             near = f"{address}/timeline?id={run}&at=30000000&span=60000"
             _take(browser, near, "timeline-traps", scroll="figure")
             _take(browser, f"{address}/policy?id={sample}", "policies")
-            _take(browser, f"{address}/compare?id={names[42]}&base={names[39]}", "compare", scheme="dark", scroll="h3")
+            _take(browser, f"{address}/compare?id={names[33]}&base={names[27]}", "compare", scheme="dark", scroll="h3")
         browser.close()
 
 

@@ -58,14 +58,15 @@ def create(source: Source, *, hosts: frozenset[str] = LOOPBACK) -> dash.Dash:
 
     @app.callback(
         Output("page", "children"),
-        Output("again", "disabled"),
+        Output("again", "max_intervals"),
         Input("url", "pathname"),
         Input("url", "search"),
         Input("again", "n_intervals"),
     )
-    def show(path: str | None, search: str | None, _: int | None) -> tuple[list[Any], bool]:
+    def show(path: str | None, search: str | None, ticks: int | None) -> tuple[list[Any], int]:
         rendered: Rendered = render(source, path or "/", search or "")
-        return rendered.children, not rendered.again
+        # One tick more, after this answer: a slow server would be asked again before it has answered, for ever.
+        return rendered.children, (ticks or 0) + rendered.again
 
     digests = " ".join(app.csp_hashes())
     _guard(app.server, hosts, _CSP.format(scripts=digests))
@@ -76,7 +77,7 @@ def _layout() -> html.Div:
     return html.Div(
         [
             dcc.Location(id="url", refresh="callback-nav"),
-            dcc.Interval(id="again", interval=1000, disabled=True),
+            dcc.Interval(id="again", interval=1000, max_intervals=0),
             html.A("Skip to the page", href="#main", className="skip"),
             html.Div(id="page", className="page app"),
             html.Footer(

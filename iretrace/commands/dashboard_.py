@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -67,7 +69,8 @@ def command(  # noqa: PLR0913 - one parameter an option
     names = LOOPBACK | {host.strip("[]")} | set(allow_host)
     app = create(source, hosts=frozenset(names))
     try:
-        server = make_server(host, port, app.server, threaded=True, request_handler=quiet_handler())
+        with redirect_stderr(StringIO()):  # it says in three lines what we say in one
+            server = make_server(host, port, app.server, threaded=True, request_handler=quiet_handler())
     except (OSError, SystemExit) as error:
         why = getattr(error, "strerror", None) or "is taken or not this machine's"
         raise UsageError(
