@@ -163,7 +163,7 @@ def distribution(table: NDArray[np.int64]) -> pd.DataFrame:
     group), ordered by vector and cycles.
     """
     vectors = _by_count(table.sum(axis=1))
-    grouped = table[vectors].reshape(len(vectors), -1, _GROUP).sum(axis=2)
+    grouped = table[vectors].reshape(len(vectors), table.shape[1] // _GROUP, _GROUP).sum(axis=2)
     row, group = np.nonzero(grouped)
     cumulative = np.cumsum(grouped, axis=1)[row, group]
     return pd.DataFrame(

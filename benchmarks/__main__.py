@@ -17,6 +17,7 @@ SECTIONS = (
     ("truth", "Does the trace hold everything?"),
     ("untraced", "Does the kernel run a probe for everything?"),
     ("collect", "What does collecting cost?"),
+    ("aggregate", "What does counting without events cost?"),
     ("drain", "What does emptying the rings cost?"),
     ("replay", "What does replaying cost?"),
     ("report", "What does a report cost?"),

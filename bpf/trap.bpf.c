@@ -5,6 +5,7 @@
  * functions.bpf.c: BCC knows maps in its main file only, so the loader (collect/probes.py) joins the files. Macros that it gives:
  *   IRETRACE_CPUS       number of possible CPUs
  *   IRETRACE_STAND_INS  have the tracepoints that stand in for functions, where a kernel has no fentry
+ *   IRETRACE_AGGREGATE  count in place of writing events; aggregate.bpf.c is joined then
  *   IRETRACE_CLOCK_TSC  read the TSC through the msr PMU; otherwise bpf_ktime_get_ns()
  */
 #include <uapi/linux/ptrace.h>
@@ -80,7 +81,7 @@ static __always_inline void lose(u32 cause)
 }
 
 /* Reading the counter yields a negative error number where there is none on this CPU. */
-static __always_inline u64 read_clock(void)
+static __always_inline u64 read_counter(void)
 {
 #ifdef IRETRACE_CLOCK_TSC
 	return tsc_counter.perf_read(CUR_CPU_IDENTIFIER);
@@ -88,6 +89,20 @@ static __always_inline u64 read_clock(void)
 	return bpf_ktime_get_ns();
 #endif
 }
+
+/* The time stamp of an event. Where there are none, only what has a duration reads the counter (aggregate.bpf.c). */
+static __always_inline u64 read_clock(void)
+{
+#ifdef IRETRACE_AGGREGATE
+	return 0;
+#else
+	return read_counter();
+#endif
+}
+
+#ifdef IRETRACE_AGGREGATE
+static __always_inline int aggregate(const struct cpu_state *state, const struct trap *trap);
+#endif
 
 static __always_inline struct cpu_state *this_cpu(void)
 {
@@ -115,6 +130,9 @@ static __always_inline int emit(const struct cpu_state *state, const struct trap
 	struct trap_event *event;
 	u64 pid_tgid;
 
+#ifdef IRETRACE_AGGREGATE
+	return aggregate(state, trap);
+#endif
 	if ((s64)tsc < 0) {
 		lose(LOSS_TSC_UNREADABLE);
 		return 0;

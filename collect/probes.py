@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from iretrace.collect.hooks import HookClass
 
 SOURCES: Final = ("filter.bpf.c", "trap.bpf.c")
+AGGREGATE_SOURCE: Final = "aggregate.bpf.c"
 FUNCTION_SOURCE: Final = "functions.bpf.c"
 FUNCTION_UNITS: Final = frozenset({Unit.FUNCTIONS, Unit.HYPERVISOR})
 TEXT_DEVICE: Final = 256
@@ -80,6 +81,7 @@ class ProbeOptions:
         units: what to compile (:func:`iretrace.collect.choice.units_for`); more is compiled should it be needed.
         last_nmi_handler: the function at the end of the list of NMI handlers, where it is known.
         filters: what to leave out.
+        aggregate: count in BPF, write no events.
     """
 
     ring_bytes: int
@@ -87,6 +89,7 @@ class ProbeOptions:
     units: frozenset[Unit] = frozenset({Unit.STAND_INS})
     last_nmi_handler: int | None = None
     filters: Filters = field(default_factory=Filters)
+    aggregate: bool = False
 
 
 class Probes:
@@ -126,7 +129,10 @@ class Probes:
         flags = [f"-DIRETRACE_CPUS={self._possible}", f"-I{BPF_DIR}"]
         flags += ["-DIRETRACE_CLOCK_TSC"] * options.use_tsc + [f"-D{unit}" for unit in sorted(self._units) if unit]
         flags += options.filters.flags()
-        sources = [*SOURCES, FUNCTION_SOURCE] if self._units & FUNCTION_UNITS else SOURCES
+        sources = [*SOURCES, FUNCTION_SOURCE] if self._units & FUNCTION_UNITS else [*SOURCES]
+        if options.aggregate:
+            flags.append("-DIRETRACE_AGGREGATE")
+            sources.append(AGGREGATE_SOURCE)
         module = bcc_loader.new_module(self._bcc, [BPF_DIR / name for name in sources], flags)
         options.filters.install(module)
         return module
@@ -269,6 +275,10 @@ class Probes:
         """Traps that the filters left out."""
         table = self._module[b"filtered_out"]
         return sum(sum(map(int, table[ctypes.c_int(index)])) for index in (0, 1))
+
+    def map_fd(self, name: str) -> int:
+        """File descriptor of a map of the programs."""
+        return int(self._module[name.encode()].map_fd)
 
     def passed(self) -> int:
         """Runs of the programs that rightly wrote no event: of a hook that others share, or that stands back."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING, Final, Self
 
@@ -22,8 +21,8 @@ from iretrace.collect.locked_memory import LockedMemory, peak_bytes
 from iretrace.collect.options import CollectOptions, Outcome
 from iretrace.collect.overhead import Overhead
 from iretrace.collect.partial import Contents, Header, PartialWriter, copy_sorted
-from iretrace.collect.privileges import give_up
 from iretrace.collect.probes import ProbeOptions, Probes, lack_of_fentry
+from iretrace.collect.settling import settle
 from iretrace.collect.shedding import Shedder
 from iretrace.collect.watch import Watch
 from iretrace.errors import MachineError, OutputError
@@ -171,7 +170,7 @@ class Recording:
             )
             self._memory.lock()
             child = spawn(options.command)
-            collector = self._settle(probes, child)
+            collector = settle(probes, options, has_command=child is not None, memory_locked=self._memory.locked)
             watch = Watch(self._anchor)
 
             shedder = Shedder(
@@ -243,28 +242,6 @@ class Recording:
             + [footers.Loss(cause="clock-moved", cpu=cpu, count=cycles) for cpu, cycles in moved.items()]
             + _unless_counted(crosscheck.missing(), counted + frozen)
             + drain.dropped()
-        )
-
-    def _settle(self, probes: Probes, child: subprocess.Popen[bytes] | None) -> footers.Collector:
-        """All is attached and started: what is no longer needed is given up."""
-
-        def can_read_counts() -> bool:
-            try:
-                probes.losses()
-                probes.program_runs()
-            except (OSError, KeyError):
-                return False
-            return True
-
-        left = None
-        if not self.options.keep_privileges:
-            left = give_up(target=self.options.target, has_command=child is not None, can_read_counts=can_read_counts)
-        return footers.Collector(
-            pid=os.getpid(),
-            uid=os.geteuid(),
-            capabilities=list(left.capabilities) if left else ["all"],
-            privileged_threads=left.privileged_threads if left else 0,
-            memory_locked=self._memory.locked,
         )
 
     def open_sink(self, header: Header) -> PartialWriter:

@@ -15,6 +15,7 @@ _SYS_PERF_EVENT_OPEN: Final = 298
 _SYS_BPF: Final = 321
 
 _BPF_MAP_CREATE: Final = 0
+_BPF_MAP_LOOKUP_ELEM: Final = 1
 _BPF_MAP_UPDATE_ELEM: Final = 2
 _BPF_PROG_LOAD: Final = 5
 _BPF_PROG_TEST_RUN: Final = 10
@@ -101,6 +102,14 @@ def update_element(map_fd: int, key: bytes, value: bytes) -> None:
     )
     attr = struct.pack("=IIQQQ", map_fd, 0, ctypes.addressof(key_buffer), ctypes.addressof(value_buffer), 0)
     _bpf(_BPF_MAP_UPDATE_ELEM, attr)
+
+
+def lookup_element(map_fd: int, key: bytes, value_bytes: int) -> bytes:
+    """``bpf_map_lookup_elem``: the value, ``value_bytes`` long."""
+    key_buffer, value_buffer = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(value_bytes)
+    attr = struct.pack("=IIQQQ", map_fd, 0, ctypes.addressof(key_buffer), ctypes.addressof(value_buffer), 0)
+    _bpf(_BPF_MAP_LOOKUP_ELEM, attr)
+    return value_buffer.raw
 
 
 def program_info(program_fd: int) -> ProgInfo:

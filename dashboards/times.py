@@ -59,6 +59,8 @@ def _self_time(study: Study, page: Figures) -> list[Safe | None]:
     counts = study.counts
     if (counts.self_time == counts.latency).all():
         return [tag("p", "No trap came inside these, so their self time is the same.")]
+    if not counts.self_time.any():
+        return [tag("p", "Time without nested traps is not known here: it was not counted.")]
     figure = _distribution(
         study,
         page,

@@ -51,8 +51,11 @@ def run_of_trace(policies: Sequence[str] | None, tags: Mapping[str, str], name: 
         UsageError: there is no such policy.
     """
     from iretrace.replay.own import find  # noqa: PLC0415
+    from iretrace.store import aggregated  # noqa: PLC0415
     from iretrace.store.summarize import summarize  # noqa: PLC0415
 
     chosen = None if policies is None else [find(policy) for policy in policies]
     with sources.local(name) as path:
+        if aggregated.is_run(path):
+            return aggregated.tagged(aggregated.read(path), tags)
         return summarize(open_trace(path), chosen, tags=tags)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+RUN_KEY: Final = b"iretrace-run"
+"""In a run's metadata (:mod:`iretrace.store.run`)."""
+
 STREAM_MAGIC: Final = b"\xff\xff\xff\xff"
 """First bytes of an Arrow IPC stream, which is what a run writes while it collects."""
 
@@ -150,6 +153,13 @@ def open_trace(path: str | Path) -> Trace:
         raise Damaged(
             path, f"the Parquet footer cannot be read ({_short(error)})", expected="an intact file", remedy=RECORD
         ) from None
+    if raw is None and RUN_KEY in (metadata.metadata or {}):
+        raise NotATrace(
+            path,
+            "counters without events (collect --aggregate, or a run of a store)",
+            expected="a trace, with events",
+            remedy="iretrace report, compare and runs add take it; record events with: sudo iretrace collect",
+        )
     if raw is None:
         raise NotATrace(
             path,

@@ -15,7 +15,8 @@ from iretrace.errors import EXIT_OK
 
 if TYPE_CHECKING:
     from iretrace.collect.drain import Progress
-    from iretrace.collect.options import Outcome
+    from iretrace.collect.options import CollectOptions, Outcome
+    from iretrace.footer import Footer
 
 _UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _SHOWN_CPUS: Final = 8
@@ -105,6 +106,10 @@ Examples:
 @click.option("--comm", "comms", multiple=True, metavar="NAME", help="Tasks of this name, as in /proc/PID/comm.")
 @click.option("--cgroup", "cgroups", multiple=True, metavar="PATH", help="Tasks of this cgroup (v2) and below.")
 @click.option("--raw-addresses", is_flag=True, help="Store kernel addresses as they are (they defeat KASLR).")
+@click.option("--aggregate", is_flag=True, help="Count in the kernel and write no events, for always-on use.")
+@click.option(
+    "-p", "--policy", default="rfc2014", show_default=True, metavar="NAME", help="Decided in the kernel by --aggregate."
+)
 @click.option(
     "--max-overhead",
     "max_overhead_pct",
@@ -134,6 +139,8 @@ def command(  # noqa: PLR0913 - one parameter an option
     comms: tuple[str, ...],
     cgroups: tuple[str, ...],
     raw_addresses: bool,
+    aggregate: bool,
+    policy: str,
     max_overhead_pct: float | None,
     keep_privileges: bool,
     calibrate: bool,
@@ -160,7 +167,7 @@ def command(  # noqa: PLR0913 - one parameter an option
         from iretrace.collect.session import collect  # noqa: PLC0415
 
     options = CollectOptions(
-        target=target or Path(time.strftime("trace-%Y%m%d-%H%M%S.parquet")),
+        target=target or Path(time.strftime(f"{'counters' if aggregate else 'trace'}-%Y%m%d-%H%M%S.parquet")),
         force=force,
         seconds=seconds,
         command=traced_command,
@@ -178,6 +185,8 @@ def command(  # noqa: PLR0913 - one parameter an option
         from iretrace.store import open_store  # noqa: PLC0415
 
         open_store(store, create=True).check_writable()  # now, and not when all has been recorded
+    if aggregate:
+        return _aggregate(options, policy, quiet=quiet)
     line = _ProgressLine(enabled=not quiet and sys.stderr.isatty())
     try:
         outcome = collect(options, report=line.recording, finishing=line.finishing)
@@ -202,6 +211,60 @@ def _import_arrow() -> None:
     del os.environ["JE_ARROW_MALLOC_CONF"]
 
 
+def _aggregate(options: CollectOptions, name: str, *, quiet: bool) -> int:
+    """Count until the end, and write a run that report, compare and the run store read."""
+    from iretrace.collect.aggregating import aggregate  # noqa: PLC0415
+    from iretrace.errors import UsageError  # noqa: PLC0415
+    from iretrace.output import replacing  # noqa: PLC0415
+    from iretrace.replay.own import find  # noqa: PLC0415
+    from iretrace.store import aggregated  # noqa: PLC0415
+
+    if options.max_overhead_pct is not None:
+        raise UsageError("--max-overhead", "is for events; counters cost too little", remedy="leave it out")
+    policy = find(name)
+    line = _ProgressLine(enabled=not quiet and sys.stderr.isatty())
+    try:
+        found = aggregate(options, lambda footer: aggregated.tables_of(footer, policy), report=line.counting)
+        run = aggregated.to_run(found.footer, found.counts, policy)
+    finally:
+        line.clear()
+    with replacing(options.target, force=options.force) as temporary:
+        aggregated.write(temporary, run)
+    if not quiet:
+        _tell_counted(options.target, found.footer, found.seconds, policy.name)
+    return EXIT_OK
+
+
+def _tell_counted(target: Path, footer: Footer, seconds: float, policy: str) -> None:
+    click.echo(f"{target}: {footer.events:,} returns in {seconds:.1f} s, decided by {policy} in the kernel", err=True)
+    overhead = footer.overhead
+    if overhead.ns_per_event is not None and overhead.cpu_pct is not None:
+        click.echo(
+            f"the probes took {overhead.ns_per_event:.0f} ns a run and {overhead.cpu_pct:.2f} % of the CPU time in the "
+            "first second, timing itself included",
+            err=True,
+        )
+    _tell_losses(footer)
+    click.echo(f"next: iretrace report {target}, or iretrace runs add {target}", err=True)
+
+
+def _tell_losses(footer: Footer) -> None:
+    if footer.filters.described():
+        click.echo(f"only {footer.filters.described()}; {footer.filters.left_out:,} others left out", err=True)
+    lost = footer.lost_events()
+    from iretrace.losses import BY_NAME  # noqa: PLC0415
+
+    causes = sorted({loss.cause for loss in footer.losses})
+    missing = [cause for cause in causes if BY_NAME[cause].severity == "events"]
+    if missing:
+        click.echo(f"LOST {lost:,} events: {', '.join(missing)} (iretrace replay shows what and why)", err=True)
+    else:
+        click.echo("no event was lost", err=True)
+    noted = [cause for cause in causes if cause not in missing]
+    if noted:
+        click.echo(f"noted: {', '.join(noted)}", err=True)
+
+
 class _ProgressLine:
     """One line on a terminal, rewritten; nothing in a pipe."""
 
@@ -221,6 +284,9 @@ class _ProgressLine:
             f"{now - self._begin:6.1f} s  {progress.events:,} events  {rate:,.0f}/s  "
             f"buffer {progress.fill_pct:.0f} %  lost {lost:,}"
         )
+
+    def counting(self, seconds: float, returns: int) -> None:
+        self._show(f"{seconds:6.1f} s  {returns:,} returns counted")
 
     def finishing(self, done: int, total: int) -> None:
         now = time.monotonic()
@@ -258,18 +324,5 @@ def _tell(target: Path, outcome: Outcome) -> None:
             f"of the time: {off.name} ({off.reason})",
             err=True,
         )
-    if footer.filters.described():
-        click.echo(f"only {footer.filters.described()}; {footer.filters.left_out:,} others left out", err=True)
-    lost = footer.lost_events()
-    from iretrace.losses import BY_NAME  # noqa: PLC0415
-
-    causes = sorted({loss.cause for loss in footer.losses})
-    missing = [cause for cause in causes if BY_NAME[cause].severity == "events"]
-    if missing:
-        click.echo(f"LOST {lost:,} events: {', '.join(missing)} (iretrace replay shows what and why)", err=True)
-    else:
-        click.echo("no event was lost", err=True)
-    noted = [cause for cause in causes if cause not in missing]
-    if noted:
-        click.echo(f"noted: {', '.join(noted)}", err=True)
+    _tell_losses(footer)
     click.echo(f"next: iretrace replay {target}", err=True)

@@ -64,10 +64,12 @@ def command(  # noqa: PLR0913 - one parameter an option
     from iretrace.console import progress  # noqa: PLC0415 - heavy imports only when the verb runs
     from iretrace.output import check_target, replacing  # noqa: PLC0415
     from iretrace.replay.own import find  # noqa: PLC0415
+    from iretrace.store import aggregated  # noqa: PLC0415
     from iretrace.trace import open_trace  # noqa: PLC0415
 
     chosen = find(policy)
-    opened = open_trace(trace)
+    counted = aggregated.read(trace) if aggregated.is_run(trace) else None
+    opened = None if counted is not None else open_trace(trace)
     target = default_output(trace) if output is None else output
     check_target(target, force=force)
 
@@ -75,8 +77,11 @@ def command(  # noqa: PLR0913 - one parameter an option
     from iretrace.analysis.totals import totals  # noqa: PLC0415
     from iretrace.dashboards.report import report  # noqa: PLC0415
 
-    with progress("reading", opened.n_events) as advance:
-        studied = study(opened, chosen, progress=advance)
+    if counted is not None:
+        studied = counted.study(chosen.name)
+    elif opened is not None:
+        with progress("reading", opened.n_events) as advance:
+            studied = study(opened, chosen, progress=advance)
     compared = None if base is None else _compared(trace, base, url, chosen, anyway=anyway)
     document = report(studied, compared)
     with replacing(target, force=force) as temporary:
@@ -95,6 +100,7 @@ def _compared(trace: Path, base: str, store: str, policy: Policy, *, anyway: boo
     from iretrace.console import progress  # noqa: PLC0415
     from iretrace.dashboards.comparison import ONE_EACH, Comparison  # noqa: PLC0415
     from iretrace.dashboards.html import clip, text  # noqa: PLC0415
+    from iretrace.store import aggregated  # noqa: PLC0415
     from iretrace.store.comparable import obstacles, remarks  # noqa: PLC0415
     from iretrace.store.rows import run_row  # noqa: PLC0415
     from iretrace.store.sides import find_side, replaying  # noqa: PLC0415
@@ -102,9 +108,12 @@ def _compared(trace: Path, base: str, store: str, policy: Policy, *, anyway: boo
     from iretrace.trace import open_trace  # noqa: PLC0415
 
     old = find_side(base, store, policy, replaying(policy, progress))
-    opened = open_trace(trace)
-    with progress(f"reading {trace} to compare", opened.n_events) as advance:
-        run = summarize(opened, [policy], progress=advance)
+    if aggregated.is_run(trace):
+        run = aggregated.read(trace)
+    else:
+        opened = open_trace(trace)
+        with progress(f"reading {trace} to compare", opened.n_events) as advance:
+            run = summarize(opened, [policy], progress=advance)
     rows = [run_row(run.document, int(run.policies[0].count.sum()))]
     against = obstacles(old.rows, rows)
     one_each = [ONE_EACH] if len(old.runs) == 1 and old.runs[0].id != run.id else []

@@ -10,10 +10,11 @@ from typing import Final
 
 import pyarrow as pa
 
+from iretrace import trace
 from iretrace.schema import Column, arrow_schema
 
 STORE_SCHEMA: Final = 1
-RUN_KEY: Final = b"iretrace-run"
+RUN_KEY: Final = trace.RUN_KEY
 
 ALL: Final = -1
 """``vector`` of a row over all vectors."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from iretrace import sources
 from iretrace.errors import UsageError
+from iretrace.store import aggregated
 from iretrace.store.rows import run_row
 from iretrace.store.store import open_store, records
 from iretrace.store.summarize import summarize
@@ -90,6 +91,9 @@ def replaying(policy: Policy, progress: Progress) -> Replay:
         runs = []
         for name in names:
             with sources.local(name) as path:
+                if aggregated.is_run(path):
+                    runs.append(aggregated.read(path))
+                    continue
                 trace = open_trace(path)
                 with progress(f"reading {name}", trace.n_events) as advance:
                     runs.append(summarize(trace, [policy], progress=advance))
