@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from iretrace.errors import InputError, IretraceError
@@ -302,6 +302,8 @@ def test_what_cannot_be_imported_is_refused(tmp_path: Path, change: Callable[[by
 
 
 @given(times=st.lists(st.integers(0, 60), min_size=1, max_size=80), step=st.integers(0, 3))
+@example(times=[*range(7, 20), 0, 1, 2], step=0)
+@example(times=[9, 1, 8, 2, 7, 3, 6, 4, 5, 60, 0, 1, 2], step=0)
 @settings(max_examples=60, deadline=None)
 def test_any_disorder_is_sorted(tmp_path_factory: pytest.TempPathFactory, times: list[int], step: int) -> None:
     """More events than are held, nearly in order or not at all: all are there, equal times in the file's order."""

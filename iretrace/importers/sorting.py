@@ -107,9 +107,12 @@ class Sorter:
             TooLate: one of them belongs before what has been written.
         """
         self.n_rows += len(rows)
-        if self._written_to and len(rows) and int(rows["tsc"].min()) < self._written_to:
-            raise TooLate
+        checked = 0
         while len(rows):
+            if self._written_to > checked:  # also where half was written between two parts of these rows
+                if int(rows["tsc"].min()) < self._written_to:
+                    raise TooLate
+                checked = self._written_to
             n = min(len(rows), len(self._held) - self._n_held)
             self._held[self._n_held : self._n_held + n] = rows[:n]
             self._n_held += n
