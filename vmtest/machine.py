@@ -88,7 +88,8 @@ class Machine:
         (self.share / "run").write_text(script)
         # A socket's path may not be longer than 107 bytes, whatever the share's is.
         self._sockets = Path(tempfile.mkdtemp(prefix="vmtest-"))
-        command = self.command(self._sockets)
+        # Whatever becomes of this process, the guest ends with it.
+        command = ["setpriv", "--pdeathsig", "KILL", *self.command(self._sockets)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         )

@@ -25,9 +25,9 @@ from vmtest.kernels import KernelError, ready
 from vmtest.machine import Machine, MachineFailed, MachineOptions, print_line
 
 
-def preamble() -> str:
-    """Shell lines by which a guest's script finds this checkout."""
-    return f"cd {shlex.quote(str(ROOT))}\nexport PATH={shlex.quote(str(ROOT / '.venv' / 'bin'))}:$PATH\n"
+def preamble(checkout: Path = ROOT) -> str:
+    """Shell lines by which a guest's script finds a checkout, this one by default."""
+    return f"cd {shlex.quote(str(checkout))}\nexport PATH={shlex.quote(str(checkout / '.venv' / 'bin'))}:$PATH\n"
 
 
 def main(arguments: list[str]) -> int:

@@ -1,0 +1,356 @@
+"""The comparison with an emulator: its log is understood, what differs is found, only what was checked is explained."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pytest
+
+from vmtest import entries, log, returns
+from vmtest.align import align, shifted
+from vmtest.compare import failures
+from vmtest.decisions import by_the_mail, class_of
+from vmtest.nesting import Nesting, nestings
+from vmtest.report import CAUSES, Comparison, Difference, text
+from vmtest.seen import Entry, Return
+
+IDLE: Final = 0xFFFFFFFF81A592EB
+STACK: Final = 0xFFFFFFFF82A03E98
+SITE: Final = 0xFFFFFFFF81C01220
+
+# As QEMU 7.2 and the plugin wrote it: a timer that interrupts the idle loop, a breakpoint of user mode, their returns.
+SNIPPET: Final = """\
+Servicing hardware INT=0xec
+     0: v=ec e=0000 i=0 cpl=0 IP=0010:ffffffff81a592eb pc=ffffffff81a592eb SP=0018:ffffffff82a03e98 env->regs[R_EAX]=ff
+RAX=ffffffff81a59180 RBX=0000000000000000 RCX=0000000000000000 RDX=4000000000000000
+RSI=0000000000000000 RDI=0000000000089fac RBP=ffffffff82a1aa40 RSP=ffffffff82a03e98
+RIP=ffffffff81a592eb RFL=00000246 [---Z-P-] CPL=0 II=0 A20=1 SMM=0 HLT=0
+IRET cpu=1 site=ffffffff81c01220 at=ffffc90000003f58 ip=ffffffff81a592eb cs=0010 flags=00000246 sp=ffffffff82a03e98 \
+ss=0018 before=
+check_exception old: 0xffffffff new 0xe
+     1: v=03 e=0000 i=1 cpl=3 IP=0033:000055b10bd68370 pc=000055b10bd68370 SP=002b:00007fff5fcf4588 env->regs[R_EAX]=00
+RIP=000055b10bd68370 RFL=00000202 [-------] CPL=3 II=0 A20=1 SMM=0 HLT=0
+IRET cpu=1 site=ffffffff81c01220 at=fffffe0000002fd8 ip=000055b10bd685b0 cs=0033 flags=00000206 sp=00007fff5fcf3878 \
+ss=002b before=4000
+     2: v=ec e=0000 i=0 cpl=0 IP=0010:ffffffff81a592eb pc=ffffffff81a592eb SP=0018:ffffffff82a03e98 env->regs[R_EAX]=ff
+"""
+
+
+def test_the_emulators_log_is_understood() -> None:
+    """Traps with the frame that was saved, IRETQs with the one that was popped; the cut end is left out."""
+    story = log.parse(SNIPPET.splitlines(keepends=True))
+    assert story is not None
+    assert story.cpu == 1
+    timer, timer_end, breakpoint_, handler = story.events
+    assert isinstance(timer, log.Taken)
+    assert (timer.vector, timer.cpl, timer.ip, timer.sp, timer.flags) == (0xEC, 0, IDLE, STACK, 0x246)
+    assert isinstance(timer_end, log.Executed)
+    assert (timer_end.site, timer_end.ip, timer_end.to_kernel, timer_end.before) == (SITE, IDLE, True, "")
+    assert isinstance(breakpoint_, log.Taken)
+    assert breakpoint_.ip == 0x55B10BD68371, "int3 saves the address behind it"
+    assert isinstance(handler, log.Executed)
+    assert not handler.to_kernel
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (lambda lines: [line.replace("cpu=1", "cpu=0") if "ss=0018" in line else line for line in lines], "CPUs"),
+        (lambda lines: [line for line in lines if not line.startswith("IRET")], "no IRETQ"),
+        (lambda lines: [line for line in lines if not line.startswith("RIP")], "without the state"),
+        (lambda lines: [line.replace("site=", "seat=") for line in lines], "not understood"),
+    ],
+)
+def test_a_log_that_is_not_as_expected_is_refused(damage: object, expected: str) -> None:
+    """Rather than compared by half."""
+    assert callable(damage)
+    with pytest.raises(log.LogError, match=expected):
+        log.parse(damage(SNIPPET.splitlines(keepends=True)))
+
+
+def test_a_thread_that_ran_no_cpu_has_no_story() -> None:
+    """QEMU's other threads have logs too."""
+    assert log.parse(["Servicing hardware INT=0xec\n"]) is None
+
+
+def taken(at: int, vector: int = 0xEC, *, ip: int = IDLE, sp: int = STACK, cpl: int = 0) -> log.Taken:
+    """A trap."""
+    return log.Taken(
+        at=at,
+        vector=vector,
+        error_code=0,
+        cpl=cpl,
+        cs=0x33 if cpl else 0x10,
+        ip=ip,
+        sp=sp,
+        flags=0x246,
+        software=False,
+    )
+
+
+def executed(
+    at: int, *, ip: int = IDLE, sp: int = STACK, user: bool = False, flags: int = 0x246, before: str = ""
+) -> log.Executed:
+    """An IRETQ."""
+    cs = 0x33 if user else 0x10
+    return log.Executed(at=at, site=SITE, frame=0, cs=cs, ip=ip, sp=sp, flags=flags, before=before)
+
+
+def entry(at: int, vector: int | None = 0xEC, *, ip: int = IDLE, sp: int | None = STACK) -> Entry:
+    """An entry in the trace."""
+    return Entry(at=at, tsc=1000 + at, vector=vector, ip=ip, sp=sp, cs=0x10, flags=0x246, hook="h", error_code=None)
+
+
+def returned(
+    tsc: int,
+    vector: int = 0xEC,
+    *,
+    ip: int = IDLE,
+    sp: int = STACK,
+    user: bool = False,
+    end: str = "exit",
+    came_from: tuple[int, int] | None = None,
+    choice: str = "RET",
+) -> Return:
+    """A return that the replay found."""
+    return Return(
+        tsc=tsc,
+        entry_tsc=tsc,
+        vector=vector,
+        end=end,
+        ip=ip,
+        sp=sp,
+        cs=0x33 if user else 0x10,
+        flags=0x246,
+        hook="exit_to_user" if user else "function_exit",
+        came_from=came_from or (ip, sp),
+        decisions={"iret": ("IRET", "always"), "rfc2014": (choice, "non-ist")},
+    )
+
+
+def nest(events: list[log.Taken | log.Executed]) -> Nesting:
+    """The nesting of one CPU's story."""
+    return nestings({0: log.CpuStory(cpu=0, events=events)})[0]
+
+
+def match_entries(traps: list[log.Taken], seen: list[Entry], nesting: Nesting | None = None) -> entries.MatchedEntries:
+    """Match one CPU's entries."""
+    return entries.match(0, traps, seen, entries.Keys(), nesting or Nesting())
+
+
+def causes(differences: list[Difference]) -> list[tuple[str, str | None]]:
+    """What differs, and why."""
+    return [(one.what, one.cause) for one in differences]
+
+
+def test_entries_that_agree_match_in_order() -> None:
+    """By vector, address and stack pointer."""
+    found = match_entries([taken(0), taken(1, 14, ip=5)], [entry(0), entry(1, 14, ip=5)])
+    assert (found.tally.total, found.tally.in_order, found.tally.differences) == (2, 2, [])
+
+
+def test_an_nmi_before_the_outer_ones_hook_is_explained_only_if_it_was_inside() -> None:
+    """The trace has the two the other way round; the emulator's story says which lay in which."""
+    timer, nmi = taken(0), taken(1, 2, ip=7, sp=8)
+    swapped = [entry(0, 2, ip=7, sp=8), entry(1)]
+    inside = nest([timer, nmi, executed(2, ip=7, sp=8), executed(3)])
+    found = match_entries([timer, nmi], swapped, inside)
+    assert causes(found.tally.differences) == [("order", "nested-before-hook")]
+    one_after_the_other = nest([timer, executed(1), taken(2, 2, ip=7, sp=8), executed(3, ip=7, sp=8)])
+    found = match_entries([timer, taken(2, 2, ip=7, sp=8)], swapped, one_after_the_other)
+    assert causes(found.tally.differences) == [("order", None)]
+
+
+def test_what_only_one_side_has_is_unexplained() -> None:
+    """A lost event, an invented one, and a frame that is not the CPU's."""
+    assert causes(match_entries([taken(0), taken(1, 3)], [entry(0)]).tally.differences) == [("only there", None)]
+    assert causes(match_entries([taken(0)], [entry(0), entry(1, 3)]).tally.differences) == [("only here", None)]
+    assert causes(match_entries([taken(0)], [entry(0, sp=1)]).tally.differences) == [("frame", None)]
+
+
+def test_a_bystander_needs_another_cpu_that_logged_the_broadcast() -> None:
+    """A machine check that no CPU's trace has stays unexplained."""
+    check = taken(0, 18)
+    seen, unseen = match_entries([check], [entry(0, 18)]), match_entries([check], [])
+    assert entries.explain_bystanders({0: seen, 1: unseen}, {0: [check], 1: [check]}) == [(1, 0)]
+    assert causes(unseen.tally.differences) == [("only there", "bystander")]
+    neither = match_entries([check], [])
+    assert entries.explain_bystanders({0: neither, 1: match_entries([check], [])}, {0: [check], 1: [check]}) == []
+    assert causes(neither.tally.differences) == [("only there", None)]
+
+
+def match_returns(events: list[log.Taken | log.Executed], seen: list[Return]) -> returns.MatchedReturns:
+    """Match the returns of a machine of one CPU, all of them in the window."""
+    irets = [event for event in events if isinstance(event, log.Executed)]
+    traps = [event for event in events if isinstance(event, log.Taken)]
+    cpu = returns.CpuReturns(
+        cpu=0,
+        executed=irets,
+        returns=seen,
+        window=(0, len(irets)),
+        tsc_window=(0, 10**9),
+        nesting=nest(events),
+        taken=traps,
+        entries=[
+            (
+                trap,
+                Entry(
+                    at=0,
+                    tsc=one.entry_tsc,
+                    vector=trap.vector,
+                    ip=trap.ip,
+                    sp=trap.sp,
+                    cs=trap.cs,
+                    flags=0,
+                    hook="h",
+                    error_code=None,
+                ),
+            )
+            for trap, one in zip(traps, seen, strict=False)
+            if one.entry_tsc is not None
+        ],
+        unseen={},
+    )
+    return returns.match([cpu])
+
+
+def test_each_iret_has_exactly_one_return() -> None:
+    """Two to one target need two; a third return has no IRETQ."""
+    events: list[log.Taken | log.Executed] = [taken(0), executed(1), taken(2), executed(3)]
+    assert match_returns(events, [returned(1), returned(2)]).to_kernel.in_order == 2
+    one_too_few = match_returns(events, [returned(1)])
+    assert causes(one_too_few.to_kernel.differences) == [("only there", None)]
+    one_too_many = match_returns(events, [returned(1), returned(2), returned(3)])
+    assert causes(one_too_many.to_kernel.differences) == [("only here", None)]
+    assert len(one_too_many.unmatched_returns) == 1
+
+
+def test_returns_of_system_calls_are_told_from_those_of_traps() -> None:
+    """By flags that no trap saves, by SYSCALL below more returns than traps, by the frame that a signal left."""
+    signalled = taken(0, 3, ip=50, sp=60, cpl=3)
+    events: list[log.Taken | log.Executed] = [
+        signalled,
+        executed(1, ip=90, sp=20, user=True),  # to the handler
+        executed(2, ip=50, sp=60, user=True),  # rt_sigreturn
+        executed(3, ip=1, sp=2, user=True, flags=0x200),  # a new program
+        executed(4, ip=3, sp=4, user=True, before="0f05"),  # a new process
+    ]
+    found = match_returns(events, [returned(1, 3, ip=90, sp=20, user=True, came_from=(50, 60), choice="IRET")])
+    assert found.system_calls == {"exec": 1, "system-call": 1, "signal-return": 1}
+    assert (found.to_user.in_order, found.to_user.total, found.to_user.differences) == (1, 1, [])
+
+
+def test_a_return_to_user_mode_that_no_trap_has_is_unexplained() -> None:
+    """Being behind a SYSCALL does not explain it where a trap was taken at the same place."""
+    events: list[log.Taken | log.Executed] = [
+        taken(0, 14, ip=3, sp=4, cpl=3),
+        executed(1, ip=3, sp=4, user=True, before="0f05"),
+    ]
+    assert causes(match_returns(events, []).to_user.differences) == [("only there", None)]
+
+
+def test_a_mended_fault_is_matched_by_its_trap() -> None:
+    """Its IRETQ goes elsewhere on the same stack; that needs a class whose exits are not seen."""
+    events: list[log.Taken | log.Executed] = [taken(0, 14, ip=100, sp=7), executed(1, ip=200, sp=7)]
+    unseen = match_returns(events, [returned(1, 14, ip=100, sp=7, end="no_hook")])
+    assert causes(unseen.to_kernel.differences) == [("frame", "fixup-unseen")]
+    wrong = match_returns(events, [returned(1, 14, ip=100, sp=7)])
+    assert sorted(what for what, cause in causes(wrong.to_kernel.differences) if cause is None) == [
+        "only here",
+        "only there",
+    ]
+
+
+def test_traps_that_end_on_another_cpu_are_followed() -> None:
+    """A trap that is open on one CPU alone, and an IRETQ to its frame on the other."""
+    stories = {
+        0: log.CpuStory(cpu=0, events=[taken(0, 14, ip=3, sp=4, cpl=3)]),
+        1: log.CpuStory(cpu=1, events=[executed(0, ip=3, sp=4, user=True)]),
+    }
+    found = nestings(stories)
+    assert found[1].trap[0] is stories[0].events[0]
+    assert found[1].adopted == {0: 0}
+
+
+def test_what_lay_below_a_return_is_known() -> None:
+    """A breakpoint inside an NMI inside a timer."""
+    events: list[log.Taken | log.Executed] = [
+        taken(0),
+        taken(1, 2, ip=10, sp=11),
+        taken(2, 3, ip=20, sp=21),
+        executed(3, ip=20, sp=21),
+        executed(4, ip=10, sp=11),
+        executed(5),
+    ]
+    found = nest(events)
+    assert [found.below[at] for at in (3, 4, 5)] == [(0xEC, 2), (0xEC,), ()]
+    breakpoint_, end = events[2], events[3]
+    assert isinstance(breakpoint_, log.Taken)
+    assert isinstance(end, log.Executed)
+    assert class_of(breakpoint_, found.below[3]) == "#BP, kernel in NMI"
+    assert by_the_mail(3, end, found.below[3], []) == "RET"
+    assert by_the_mail(3, end, (), []) == "IRET"
+
+
+def test_alignment_keeps_order_and_says_where_the_rest_was() -> None:
+    """What is left has the number of pairs before it."""
+    found = align("abcXd", "abYcd", str, str)
+    assert found.pairs == [(c, c) for c in "abcd"]
+    assert found.only_a == [(3, "X")]
+    assert found.only_b == [(2, "Y")]
+
+
+def test_equal_items_are_shifted_one_by_one() -> None:
+    """The last of three equal items left over means that each matches its neighbour's partner."""
+    moves = shifted("x", ["y", "x", "x"], str, back=True)
+    assert [(mover, list(crossed)) for mover, crossed in moves] == [("x", ["y"]), ("x", []), ("x", [])]
+
+
+def enough() -> Comparison:
+    """A comparison that shows nothing wrong."""
+    found = Comparison(kernel="6", seconds=6.0, cpus=2, counts={2: (60, 60), 0xEC: (9000, 9000)})
+    found.entries.total = found.entries.in_order = 9060
+    found.to_user.total = found.to_user.in_order = 1000
+    found.to_kernel.total = found.to_kernel.in_order = 8000
+    found.ret_predictions = (8000, 8000)
+    return found
+
+
+def test_a_comparison_passes_and_fails_by_what_it_found() -> None:
+    """Each bound can be missed."""
+    assert failures(enough()) == []
+    for field, value, said in (
+        ("seconds", 4.0, "seconds"),
+        ("cpus", 1, "cpus"),
+        ("counts", {2: (60, 59), 0xEC: (9000, 9000)}, "vector 0x2"),
+        ("counts", {2: (40, 40), 0xEC: (9000, 9000)}, "nmis"),
+        ("counts", {2: (60, 60)}, "traps"),
+        ("ret_predictions", (8000, 7999), "7999"),
+        ("zero_tsc", 1, "1 zero"),
+        ("out_of_order", 1, "1 out of order"),
+        ("frames", {"flags": (10, 1)}, "1 of the flags"),
+        ("wrong_decisions", ["one"], "1 decisions"),
+    ):
+        found = enough()
+        setattr(found, field, value)
+        assert any(said in line for line in failures(found)), field
+    for tally, share in (("entries", 9050), ("to_user", 998), ("to_kernel", 7919)):
+        found = enough()
+        getattr(found, tally).in_order = share
+        assert failures(found), tally
+    found = enough()
+    found.entries.differences.append(Difference(cpu=0, what="only there", cause=None, emulator="#1 v=0xec", trace=""))
+    assert any("unexplained" in line for line in failures(found))
+
+
+def test_the_report_shows_every_difference_with_its_cause() -> None:
+    """Both stories of what is unexplained; of what is explained, what was checked."""
+    found = enough()
+    found.entries.differences += [
+        Difference(cpu=0, what="frame", cause=None, emulator="there it is", trace="here it is"),
+        Difference(cpu=1, what="only there", cause="bystander", emulator="#1 v=0x12", trace=""),
+    ]
+    shown = text(found)
+    assert "UNEXPLAINED: 1" in shown
+    assert "emulator there it is; trace here it is" in shown
+    assert CAUSES["bystander"] in shown
