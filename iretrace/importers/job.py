@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from iretrace import _native
 from iretrace import footer as footers
 from iretrace.collect.hooks import CLASSES
 from iretrace.errors import Damaged
 from iretrace.importers import mapping
 from iretrace.importers.mapping import Tally
-from iretrace.importers.rows import KNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -72,23 +72,27 @@ class Job:
     told: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     losses: list[footers.Loss] = field(default_factory=list)
-    _seen: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_VECTOR_KEYS, np.int64))
+    _seen: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(_VECTOR_KEYS, np.uint64))
     _first: int | None = None
     _last: int | None = None
 
     def add(self, rows: NDArray[np.void]) -> None:
-        """Take rows, ``tsc`` in cycles."""
-        if not len(rows):
-            return
-        tsc = rows["tsc"]
-        first, last = int(tsc.min()), int(tsc.max())
+        """Take rows, ``tsc`` in cycles; they are copied."""
+        if len(rows):
+            rows = np.ascontiguousarray(rows)
+            self._account(rows)
+            self.sorter.add(rows)
+
+    def took(self, rows: NDArray[np.void]) -> None:
+        """Take rows that were written to the beginning of :meth:`Sorter.room`, one or more."""
+        self.sorter.took(len(rows), self._account(rows))
+
+    def _account(self, rows: NDArray[np.void]) -> int:
+        """Count rows; the smallest TSC among them."""
+        first, last = _native.rows_account(rows, self._seen)
         self._first = first if self._first is None else min(self._first, first)
         self._last = last if self._last is None else max(self._last, last)
-        key = rows["vector"].astype(np.intp)
-        key |= (rows["phase"].astype(np.intp) & 1) << 8
-        key |= (rows["known"] & KNOWN["vector"]).astype(np.intp) << 9
-        self._seen += np.bincount(key, minlength=_VECTOR_KEYS)
-        self.sorter.add(rows)
+        return int(first)
 
     def bad(self, where: str, found: str, *, count: int = 1) -> None:
         """A record cannot be read: count it, or stop.

@@ -26,10 +26,13 @@ from iretrace.importers import mapping, perf_header, perf_special
 from iretrace.importers.formats import Format, action_for
 from iretrace.importers.job import Job, classes_of, cycles, ns_clock
 from iretrace.importers.perf_file import open_header
-from iretrace.importers.rows import ACTION, N_CPUS, ROW
+from iretrace.importers.rows import ACTION, N_CPUS
+from iretrace.importers.source import read_into
 
 if TYPE_CHECKING:
     from typing import BinaryIO
+
+    from numpy.typing import NDArray
 
     from iretrace.importers.mapping import Rule
     from iretrace.importers.perf_header import Attr, Header
@@ -50,9 +53,11 @@ ID: Final = np.dtype([("id", "<u8"), ("event", "<u8")])
 END, FULL, SPECIAL, MALFORMED, LENGTH = range(5)
 """Why a walk stops: ``enum stop`` of ``perf_scan.c``."""
 
-_CHUNK_BYTES: Final = 8 << 20
-_ROWS_AT_ONCE: Final = 1 << 15
+_CHUNK_BYTES: Final = 1 << 20
+_ROWS_AT_ONCE: Final = 1 << 13
+"""Both of them so small that what one step has written the next finds in the cache."""
 _RECORD_HEADER_BYTES: Final = 8
+_MAX_RECORD_BYTES: Final = 1 << 16
 _NEEDED: Final = perf_header.SAMPLE_TIME | perf_header.SAMPLE_CPU | perf_header.SAMPLE_RAW
 
 
@@ -102,7 +107,6 @@ class Recording:
         self._counts = np.zeros(0, np.uint64)
         self._rules: list[Rule | None] = []
         self._first_on_cpu = np.zeros(N_CPUS, np.uint64)
-        self._rows = np.empty(_ROWS_AT_ONCE, ROW)
         self._ready = False
 
     def read(self, file: BinaryIO, size: int | None) -> None:
@@ -111,28 +115,30 @@ class Recording:
         limit = None if self.header.pipe or not length else length
         if limit is None and not self.header.pipe:
             self.job.bad(f"offset {begin}", "the recording was cut: the header does not say where the records end")
-        rest, position, done = b"", begin, 0
+        memory = memoryview(bytearray(_CHUNK_BYTES + _MAX_RECORD_BYTES))
+        rest, position, done = 0, begin, 0
         while True:
-            want = _CHUNK_BYTES if limit is None else min(_CHUNK_BYTES, limit - done)
-            piece = file.read(want) if want else b""
-            if not piece:
+            want = _CHUNK_BYTES if limit is None else min(_CHUNK_BYTES, max(limit - done, 0))
+            n = read_into(file, memory[rest : rest + want])
+            if not n:
                 break
-            done += len(piece)
-            data = rest + piece if rest else piece
+            done += n
+            data = memory[: rest + n]
             used = self.scan(data, position, file)
             if used < 0:
                 return
             position += used
-            rest = data[used:]
+            rest = len(data) - used
+            memory[:rest] = data[used:]
             done += self.special.read_beyond
             position += self.special.read_beyond
             self.special.read_beyond = 0
             self.job.progress(min(begin + done, size or begin + done), size)
         if rest or (limit is not None and done < limit):
-            self.job.bad(f"offset {position}", f"the file ends inside a record, after {len(rest)} bytes of it")
+            self.job.bad(f"offset {position}", f"the file ends inside a record, after {rest} bytes of it")
         self.special.finish()
 
-    def scan(self, data: bytes, offset: int, file: BinaryIO | None) -> int:
+    def scan(self, data: bytes | memoryview, offset: int, file: BinaryIO | None) -> int:
         """Turn the records in ``data`` into rows.
 
         Args:
@@ -153,16 +159,17 @@ class Recording:
                 if position < 0:
                     return -1
 
-    def _walk(self, data: bytes, position: int) -> tuple[int, int]:
+    def _walk(self, data: bytes | memoryview, position: int) -> tuple[int, int]:
         """Read samples up to what is none; where that is, and why it stopped there."""
         if not self._ready and (not self.header.pipe or _kind(data, position) == perf_special.SAMPLE):
             self.prepare()
         if self._ready:
+            rows = self.job.sorter.room()[:_ROWS_AT_ONCE]
             n, position, why = _native.perf_scan(
                 *(data, position, self._events, self._ids, self._id_position, self.special.types),
-                *(self._counts, self._first_on_cpu, self._rows),
+                *(self._counts, self._first_on_cpu, rows),
             )
-            self._take(n)
+            self._take(rows[:n])
             return position, why
         length = _length(data, position)  # a pipe's events come before its samples
         if len(data) - position < max(length, _RECORD_HEADER_BYTES):
@@ -172,7 +179,7 @@ class Recording:
         handled = _kind(data, position) >= len(self.special.types) or self.special.types[_kind(data, position)]
         return (position, SPECIAL) if handled else (position + length, FULL)
 
-    def _beside(self, data: bytes, position: int, why: int, offset: int, file: BinaryIO | None) -> int:
+    def _beside(self, data: bytes | memoryview, position: int, why: int, offset: int, file: BinaryIO | None) -> int:
         """Deal with a record at which the walk stopped; where the next one begins, negative: nowhere."""
         where, length = f"offset {offset + position}", _length(data, position)
         if why == LENGTH:
@@ -181,7 +188,7 @@ class Recording:
         if why == MALFORMED:
             self.job.bad(where, "a sample does not hold what its event promises")
             return position + length
-        record = data[position : position + length]
+        record = bytes(data[position : position + length])
         after = memoryview(data)[position + length :]
         return position + length + self.special.take(record, where, after, file)
 
@@ -236,15 +243,14 @@ class Recording:
             return None, nothing
         return rule, action
 
-    def _take(self, n: int) -> None:
-        if not n:
+    def _take(self, rows: NDArray[np.void]) -> None:
+        if not len(rows):
             return
-        rows = self._rows[:n]
         if self.conversion is not None:
             rows["tsc"] = self.conversion.tsc(rows["tsc"])
         elif self.job.options.tsc_khz is not None:
             rows["tsc"] = cycles(rows["tsc"], self.job.options.tsc_khz)
-        self.job.add(rows)
+        self.job.took(rows)
 
     def count_events(self) -> None:
         """Put the counts of the events into the account."""
@@ -279,9 +285,9 @@ class Recording:
         return ns_clock(self.job.options, "perf's time")
 
 
-def _kind(data: bytes, position: int) -> int:
+def _kind(data: bytes | memoryview, position: int) -> int:
     return int.from_bytes(data[position : position + 4], "little")
 
 
-def _length(data: bytes, position: int) -> int:
+def _length(data: bytes | memoryview, position: int) -> int:
     return int.from_bytes(data[position + 6 : position + 8], "little")

@@ -28,6 +28,18 @@ static size_t lay_out(size_t n, size_t offsets[N_COLUMNS + N_BITMAPS])
 	return total;
 }
 
+/* Which of up to eight rows have the bit; those that have not are added to `nulls`. */
+static inline uint8_t bitmap(const uint16_t known[8], size_t n, uint16_t bit, uint64_t *nulls)
+{
+	uint8_t has = 0;
+	size_t i;
+
+	for (i = 0; i < n; i++)
+		has |= (uint8_t)(!!(known[i] & bit) << i);
+	*nulls += n - (size_t)__builtin_popcount(has);
+	return has;
+}
+
 static void fill(const struct trap_row *rows, const int64_t *order, size_t n, uint8_t *out, const size_t *at,
 		 uint64_t nulls[N_BITMAPS])
 {
@@ -36,11 +48,11 @@ static void fill(const struct trap_row *rows, const int64_t *order, size_t n, ui
 	uint32_t *flags = (uint32_t *)(out + at[8]), *error = (uint32_t *)(out + at[10]);
 	uint32_t *pid = (uint32_t *)(out + at[12]);
 	uint8_t *phase = out + at[2], *vector = out + at[3], *hook = out + at[5], *target = out + at[11];
-	uint8_t known[N_BITMAPS], to_kernel = 0;
+	uint8_t to_kernel = 0;
+	uint16_t known[8];
 	size_t i;
 	int b;
 
-	memset(known, 0, sizeof known);
 	for (i = 0; i < n; i++) {
 		const struct trap_row *row = rows + (order ? order[i] : (int64_t)i);
 		uint8_t bit = (uint8_t)(1 << (i & 7));
@@ -58,26 +70,33 @@ static void fill(const struct trap_row *rows, const int64_t *order, size_t n, ui
 		error[i] = row->error_code;
 		pid[i] = row->pid;
 		to_kernel |= row->known & TO_KERNEL ? bit : 0;
-		for (b = 0; b < N_BITMAPS; b++) {
-			uint8_t has = !!(row->known & bits[b]);
-
-			known[b] |= (uint8_t)(has << (i & 7));
-			nulls[b] += !has;
-		}
+		known[i & 7] = row->known;
 		if ((i & 7) == 7 || i == n - 1) {
 			target[i / 8] = to_kernel;
 			to_kernel = 0;
-			for (b = 0; b < N_BITMAPS; b++) {
-				out[at[N_COLUMNS + b] + i / 8] = known[b];
-				known[b] = 0;
-			}
+			for (b = 0; b < N_BITMAPS; b++)
+				out[at[N_COLUMNS + b] + i / 8] = bitmap(known, (i & 7) + 1, bits[b], nulls + b);
 		}
 	}
 }
 
+static bool names_rows(const Py_buffer *order, size_t n_rows)
+{
+	const int64_t *indices = order->buf;
+	size_t n = (size_t)order->len / sizeof(int64_t), i;
+
+	for (i = 0; i < n; i++) {
+		if (indices[i] < 0 || (uint64_t)indices[i] >= n_rows) {
+			PyErr_SetString(PyExc_IndexError, "the order names a row that is not there");
+			return false;
+		}
+	}
+	return true;
+}
+
 static PyObject *rows_to_columns(PyObject *module, PyObject *args)
 {
-	size_t at[N_COLUMNS + N_BITMAPS], n, i, n_rows;
+	size_t at[N_COLUMNS + N_BITMAPS], n, n_rows;
 	uint64_t nulls[N_BITMAPS] = {0};
 	Py_buffer rows = {0}, order = {0}, out = {0};
 	PyObject *result = NULL;
@@ -91,14 +110,8 @@ static PyObject *rows_to_columns(PyObject *module, PyObject *args)
 		PyErr_SetString(PyExc_ValueError, "the buffer for the columns is too small");
 		goto done;
 	}
-	for (i = 0; i < n; i++) {
-		int64_t index = ((const int64_t *)order.buf)[i];
-
-		if (index < 0 || (uint64_t)index >= n_rows) {
-			PyErr_SetString(PyExc_IndexError, "the order names a row that is not there");
-			goto done;
-		}
-	}
+	if (!names_rows(&order, n_rows))
+		goto done;
 	Py_BEGIN_ALLOW_THREADS
 	fill(rows.buf, order.buf, n, out.buf, at, nulls);
 	Py_END_ALLOW_THREADS
@@ -112,7 +125,68 @@ done:
 	return result;
 }
 
+static PyObject *rows_gather(PyObject *module, PyObject *args)
+{
+	Py_buffer rows = {0}, order = {0}, out = {0};
+	PyObject *result = NULL;
+	size_t n, i;
+
+	(void)module;
+	if (!PyArg_ParseTuple(args, "y*y*w*", &rows, &order, &out))
+		return NULL;
+	n = (size_t)order.len / sizeof(int64_t);
+	if ((size_t)out.len / sizeof(struct trap_row) < n) {
+		PyErr_SetString(PyExc_ValueError, "too little room for the rows");
+		goto done;
+	}
+	if (!names_rows(&order, (size_t)rows.len / sizeof(struct trap_row)))
+		goto done;
+	Py_BEGIN_ALLOW_THREADS
+	for (i = 0; i < n; i++)
+		((struct trap_row *)out.buf)[i] = ((const struct trap_row *)rows.buf)[((const int64_t *)order.buf)[i]];
+	Py_END_ALLOW_THREADS
+	result = Py_NewRef(Py_None);
+done:
+	PyBuffer_Release(&rows);
+	PyBuffer_Release(&order);
+	PyBuffer_Release(&out);
+	return result;
+}
+
+#define N_KEYS 1024
+
+static PyObject *rows_account(PyObject *module, PyObject *args)
+{
+	uint64_t first = UINT64_MAX, last = 0;
+	Py_buffer rows = {0}, seen = {0};
+	PyObject *result = NULL;
+	size_t n, i;
+
+	(void)module;
+	if (!PyArg_ParseTuple(args, "y*w*", &rows, &seen))
+		return NULL;
+	n = (size_t)rows.len / sizeof(struct trap_row);
+	if (!n || (size_t)seen.len < N_KEYS * sizeof(uint64_t)) {
+		PyErr_SetString(PyExc_ValueError, "no rows, or too little room for their counts");
+		goto done;
+	}
+	for (i = 0; i < n; i++) {
+		const struct trap_row *row = (const struct trap_row *)rows.buf + i;
+
+		first = row->tsc < first ? row->tsc : first;
+		last = row->tsc > last ? row->tsc : last;
+		((uint64_t *)seen.buf)[row->vector | (row->phase & 1) << 8 | !!(row->known & KNOWN_VECTOR) << 9]++;
+	}
+	result = Py_BuildValue("(KK)", (unsigned long long)first, (unsigned long long)last);
+done:
+	PyBuffer_Release(&rows);
+	PyBuffer_Release(&seen);
+	return result;
+}
+
 PyMethodDef iretrace_rows_methods[] = {
 	{"rows_to_columns", rows_to_columns, METH_VARARGS, "Fill a buffer with the columns of rows; the nulls of each."},
+	{"rows_gather", rows_gather, METH_VARARGS, "Copy rows, in an order, to the beginning of other rows."},
+	{"rows_account", rows_account, METH_VARARGS, "Count rows by vector and phase; their (first, last) TSC."},
 	{NULL, NULL, 0, NULL},
 };

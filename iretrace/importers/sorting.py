@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Final, Self
 
 import numpy as np
 
+from iretrace import _native
 from iretrace.importers.mapping import HOOKS
 from iretrace.importers.rows import ROW, to_batch
 
@@ -117,11 +118,34 @@ class Sorter:
             self._held[self._n_held : self._n_held + n] = rows[:n]
             self._n_held += n
             rows = rows[n:]
-            if self._n_held == len(self._held):
-                if self._nearly_sorted:
-                    self._write_half()
-                else:
-                    self._spill_held()
+            self._make_room()
+
+    def room(self) -> NDArray[np.void]:
+        """Where rows can be written that :meth:`took` then takes: that spares a copy."""
+        return self._held[self._n_held :]
+
+    def took(self, n: int, lowest: int) -> None:
+        """Take the first ``n`` rows of :meth:`room`.
+
+        Args:
+            n: how many; room is used up by it.
+            lowest: the smallest TSC among them.
+
+        Raises:
+            TooLate: one of them belongs before what has been written.
+        """
+        if lowest < self._written_to:
+            raise TooLate
+        self.n_rows += n
+        self._n_held += n
+        self._make_room()
+
+    def _make_room(self) -> None:
+        if self._n_held == len(self._held):
+            if self._nearly_sorted:
+                self._write_half()
+            else:
+                self._spill_held()
 
     def finish(self) -> None:
         """Write everything."""
@@ -147,13 +171,14 @@ class Sorter:
         self._write(self._held, order[:half])
         self._written_to = int(self._held["tsc"][order[half - 1]])
         self._n_held = len(order) - half
-        self._held.take(order[half:], out=self._scratch[: self._n_held], mode="clip")
+        _native.rows_gather(self._held, order[half:], self._scratch)
         self._held, self._scratch = self._scratch, self._held
 
     def _spill_held(self) -> None:
         rows = self._held[: self._n_held]
         if not _rises(rows["tsc"]):
-            rows = rows.take(_sorted_order(rows), out=self._scratch[: len(rows)], mode="clip")
+            _native.rows_gather(rows, _sorted_order(rows), self._scratch)
+            rows = self._scratch[: len(rows)]
         if self._spill is None:
             self._spill = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115 - closed by __exit__
         start = self._runs[-1].start + self._runs[-1].n_rows if self._runs else 0

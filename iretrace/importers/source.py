@@ -57,6 +57,8 @@ class _Checked(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - a buffer of any kind
         try:
+            if hasattr(os, "readv"):  # not on Windows; it spares a copy
+                return os.readv(self._fd, [buffer])
             data = os.read(self._fd, len(buffer))
         except OSError as error:
             raise InputError(self._path, f"cannot be read ({error.strerror})", expected="a file") from None
@@ -90,3 +92,14 @@ def opened(path: Path) -> Iterator[Source]:
         yield Source(path=path, file=file, head=head, size=status.st_size if stat.S_ISREG(status.st_mode) else None)
     finally:
         os.close(fd)
+
+
+def read_into(file: BinaryIO, room: memoryview) -> int:
+    """Fill ``room`` from a file; bytes read, fewer only at its end."""
+    done = 0
+    while done < len(room):
+        n = file.readinto(room[done:])  # type: ignore[attr-defined]
+        if not n:
+            break
+        done += n
+    return done
