@@ -33,6 +33,11 @@ ROW_GROUP_EVENTS: Final = 1 << 18
 MAX_ROW_GROUP_EVENTS: Final = 1 << 24
 """A reader refuses larger row groups: memory must stay bounded whatever the file says."""
 
+_PAGES: Final = {
+    name: ROW_GROUP_EVENTS for name in ("max_rows_per_page",) if name in pq.ParquetWriter.__init__.__code__.co_varnames
+}
+"""Newer Arrow begins a page, with a compressor of its own, every 20,000 rows; a byte a row is too little for that."""
+
 _BYTES_PER_EVENT: Final = 96
 _TYPES: Final = {column.name: column for column in EVENT_COLUMNS}
 
@@ -269,6 +274,9 @@ class TraceWriter:
             compression="zstd",
             use_dictionary=[c.name for c in EVENT_COLUMNS if c.name != "tsc"],
             column_encoding={"tsc": "DELTA_BINARY_PACKED"},
+            # Of the other columns a row group holds nearly every value: their statistics rule nothing out.
+            write_statistics=["tsc"],
+            **_PAGES,
         )
         self._held: list[pa.RecordBatch] = []
         self._held_events = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from contextlib import contextmanager
@@ -99,6 +100,8 @@ def command(  # noqa: PLR0913 - one parameter an option
     CSV columns are the trace's, by name: tsc, cpu, phase and vector must be there; irq, hook, cs, ip, flags, sp,
     error_code, to_kernel and pid may be. Integers are decimal or 0x…; an empty cell is unknown.
     """
+    # numpy's linear algebra is not used, and to start its threads takes a third of a small import.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from iretrace.importers.job import ImportOptions  # noqa: PLC0415 - heavy imports wait for the verb
     from iretrace.importers.run import import_file  # noqa: PLC0415
 
