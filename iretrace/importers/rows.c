@@ -34,9 +34,10 @@ static inline uint8_t bitmap(const uint16_t known[8], size_t n, uint16_t bit, ui
 	uint8_t has = 0;
 	size_t i;
 
-	for (i = 0; i < n; i++)
+	for (i = 0; i < n; i++) {
 		has |= (uint8_t)(!!(known[i] & bit) << i);
-	*nulls += n - (size_t)__builtin_popcount(has);
+		*nulls += !(known[i] & bit);
+	}
 	return has;
 }
 
@@ -48,8 +49,8 @@ static void fill(const struct trap_row *rows, const int64_t *order, size_t n, ui
 	uint32_t *flags = (uint32_t *)(out + at[8]), *error = (uint32_t *)(out + at[10]);
 	uint32_t *pid = (uint32_t *)(out + at[12]);
 	uint8_t *phase = out + at[2], *vector = out + at[3], *hook = out + at[5], *target = out + at[11];
+	uint16_t known[8], all = UINT16_MAX, any = 0;
 	uint8_t to_kernel = 0;
-	uint16_t known[8];
 	size_t i;
 	int b;
 
@@ -71,11 +72,25 @@ static void fill(const struct trap_row *rows, const int64_t *order, size_t n, ui
 		pid[i] = row->pid;
 		to_kernel |= row->known & TO_KERNEL ? bit : 0;
 		known[i & 7] = row->known;
+		all &= row->known;
+		any |= row->known;
 		if ((i & 7) == 7 || i == n - 1) {
 			target[i / 8] = to_kernel;
+			for (b = 0; b < N_BITMAPS; b++) {
+				uint8_t *has = out + at[N_COLUMNS + b] + i / 8;
+
+				if (all & bits[b])
+					*has = (uint8_t)(0xff >> (7 - (i & 7)));
+				else if (any & bits[b])
+					*has = bitmap(known, (i & 7) + 1, bits[b], nulls + b);
+				else {
+					*has = 0;
+					nulls[b] += (i & 7) + 1;
+				}
+			}
 			to_kernel = 0;
-			for (b = 0; b < N_BITMAPS; b++)
-				out[at[N_COLUMNS + b] + i / 8] = bitmap(known, (i & 7) + 1, bits[b], nulls + b);
+			all = UINT16_MAX;
+			any = 0;
 		}
 	}
 }

@@ -88,22 +88,50 @@ _WIDTHS: Final = {
 }
 
 
-def to_batch(rows: NDArray[np.void], order: NDArray[np.int64], hooks: Sequence[str]) -> pa.RecordBatch:
+class Memory:
+    """Memory for the columns of batches, used again when no batch holds it any more: fresh memory costs page faults."""
+
+    def __init__(self) -> None:
+        self._free: list[NDArray[np.uint8]] = []
+
+    def take(self, n_bytes: int) -> tuple[NDArray[np.uint8], pa.Buffer]:
+        """Memory to be filled, and the same for Arrow: as long as that is held it is not used again."""
+        memory = self._free.pop() if self._free else np.empty(n_bytes, np.uint8)
+        if len(memory) < n_bytes:
+            memory = np.empty(n_bytes, np.uint8)
+        address: int = memory.__array_interface__["data"][0]
+        return memory, pa.foreign_buffer(address, n_bytes, base=_Lent(memory, self._free))
+
+
+class _Lent:
+    """Gives memory back when Arrow no longer needs it, in whichever thread that is."""
+
+    def __init__(self, memory: NDArray[np.uint8], free: list[NDArray[np.uint8]]) -> None:
+        self._memory = memory
+        self._free = free
+
+    def __del__(self) -> None:
+        self._free.append(self._memory)
+
+
+def to_batch(
+    rows: NDArray[np.void], order: NDArray[np.int64], hooks: Sequence[str], memory: Memory | None = None
+) -> pa.RecordBatch:
     """Rows, in an order, as a batch of the trace's schema.
 
     Args:
         rows: array of :data:`ROW`.
         order: indices into it, shape (n,): which rows, and in which order.
         hooks: names of the numbers in ``hook``.
+        memory: where the columns' memory comes from.
     """
     n = len(order)
     spans, total = [], 0
     for width in [*_WIDTHS.values(), *[0] * len(KNOWN)]:
         spans.append(total)
         total += -(-(n * width if width else -(-n // 8)) // _ALIGN) * _ALIGN
-    out = np.empty(total, np.uint8)
+    out, buffer = (memory or Memory()).take(total)
     nulls = dict(zip(KNOWN, _native.rows_to_columns(rows, order, out), strict=True))
-    buffer = pa.py_buffer(out)
     valid = {name: buffer.slice(spans[len(_WIDTHS) + i], -(-n // 8)) for i, name in enumerate(KNOWN)}
     columns = []
     for column, start in zip(EVENT_COLUMNS, spans, strict=False):

@@ -21,7 +21,7 @@ import numpy as np
 
 from iretrace import _native
 from iretrace.importers.mapping import HOOKS
-from iretrace.importers.rows import ROW, to_batch
+from iretrace.importers.rows import ROW, Memory, to_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -89,6 +89,7 @@ class Sorter:
         # Memory that is used again costs less than fresh memory: a page fault takes longer than to copy a page.
         self._held = np.empty(HELD_ROWS, ROW)
         self._scratch = np.empty(HELD_ROWS, ROW)
+        self._memory = Memory()
         self._n_held = 0
         self._spill: IO[bytes] | None = None
         self._runs: list[_Run] = []
@@ -162,7 +163,7 @@ class Sorter:
         self._writer.finish()
 
     def _write(self, rows: NDArray[np.void], order: NDArray[np.int64]) -> None:
-        self._progress(self._writer.write(to_batch(rows, order, self.hooks)))
+        self._progress(self._writer.write(to_batch(rows, order, self.hooks, self._memory)))
 
     def _write_half(self) -> None:
         """Write the earlier half of what is held."""
