@@ -90,6 +90,8 @@ class Sorter:
         self._held = np.empty(HELD_ROWS, ROW)
         self._scratch = np.empty(HELD_ROWS, ROW)
         self._memory = Memory()
+        self._tsc = np.empty(0, np.uint64)
+        self._as_they_come = np.empty(0, np.int64)
         self._n_held = 0
         self._spill: IO[bytes] | None = None
         self._runs: list[_Run] = []
@@ -152,14 +154,14 @@ class Sorter:
         """Write everything."""
         if not self._runs:
             rows = self._held[: self._n_held]
-            order = _sorted_order(rows)
+            order = self._sorted_order(rows)
             for start in range(0, len(order), _MERGED_ROWS):
                 self._write(rows, order[start : start + _MERGED_ROWS])
         else:
             if self._n_held:
                 self._spill_held()
             for rows in self._merged():
-                self._write(rows, _sorted_order(rows))
+                self._write(rows, self._sorted_order(rows))
         self._writer.finish()
 
     def _write(self, rows: NDArray[np.void], order: NDArray[np.int64]) -> None:
@@ -167,7 +169,7 @@ class Sorter:
 
     def _write_half(self) -> None:
         """Write the earlier half of what is held."""
-        order = _sorted_order(self._held)
+        order = self._sorted_order(self._held)
         half = (len(order) + 1) // 2
         self._write(self._held, order[:half])
         self._written_to = int(self._held["tsc"][order[half - 1]])
@@ -178,7 +180,7 @@ class Sorter:
     def _spill_held(self) -> None:
         rows = self._held[: self._n_held]
         if not _rises(rows["tsc"]):
-            _native.rows_gather(rows, _sorted_order(rows), self._scratch)
+            _native.rows_gather(rows, self._sorted_order(rows), self._scratch)
             rows = self._scratch[: len(rows)]
         if self._spill is None:
             self._spill = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115 - closed by __exit__
@@ -217,6 +219,16 @@ class Sorter:
             yield np.concatenate([_cut(run, limit) for run in opened])
             opened = [run for run in opened if run.more or run.chunk is not None]
 
+    def _sorted_order(self, rows: NDArray[np.void]) -> NDArray[np.int64]:
+        if len(self._tsc) < len(rows):
+            self._tsc = np.empty(max(len(rows), len(self._held)), np.uint64)
+            self._as_they_come = np.arange(len(self._tsc), dtype=np.int64)
+        tsc = self._tsc[: len(rows)]
+        tsc[:] = rows["tsc"]
+        if _rises(tsc):
+            return self._as_they_come[: len(rows)]
+        return np.argsort(tsc, kind="stable").astype(np.int64, copy=False)
+
     def _read(self, run: _Run, rows: int) -> None:
         assert self._spill is not None  # noqa: S101 - there are runs
         n = min(rows, run.n_rows - run.read)
@@ -243,13 +255,6 @@ def _cut(run: _Run, limit: tuple[int, int] | None) -> NDArray[np.void]:
         n = int(np.searchsorted(chunk["tsc"], limit[0], side="right" if run.index <= limit[1] else "left"))
     run.chunk = chunk[n:] if n < len(chunk) else None
     return chunk[:n]
-
-
-def _sorted_order(rows: NDArray[np.void]) -> NDArray[np.int64]:
-    tsc = np.ascontiguousarray(rows["tsc"])
-    if _rises(tsc):
-        return np.arange(len(tsc), dtype=np.int64)
-    return np.argsort(tsc, kind="stable").astype(np.int64, copy=False)
 
 
 def _rises(values: NDArray[np.uint64]) -> bool:
