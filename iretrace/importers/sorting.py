@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 HELD_ROWS: Final = 1 << 19
 """Rows held before they are spilled: 24 MiB, and as much again while they are sorted."""
 
+_SPARE: Final = 2
+"""As many rows again: while some are taken, others wait to be written, and others are being written."""
+
 _MERGED_ROWS: Final = 1 << 18
 """Rows in memory while merging, over all runs that are open."""
 
@@ -88,8 +91,9 @@ class Sorter:
         self._progress = progress
         # Memory that is used again costs less than fresh memory: a page fault takes longer than to copy a page.
         self._held = np.empty(HELD_ROWS, ROW)
-        self._scratch = np.empty(HELD_ROWS, ROW)
-        self._memory = Memory()
+        self._spare: queue.SimpleQueue[NDArray[np.void]] = queue.SimpleQueue()
+        for _ in range(_SPARE):
+            self._spare.put(np.empty(HELD_ROWS, ROW))
         self._tsc = np.empty(0, np.uint64)
         self._as_they_come = np.empty(0, np.int64)
         self._n_held = 0
@@ -156,7 +160,7 @@ class Sorter:
             rows = self._held[: self._n_held]
             order = self._sorted_order(rows)
             for start in range(0, len(order), _MERGED_ROWS):
-                self._write(rows, order[start : start + _MERGED_ROWS])
+                self._write(rows, order[start : start + _MERGED_ROWS], alone=len(order) <= _MERGED_ROWS)
         else:
             if self._n_held:
                 self._spill_held()
@@ -164,24 +168,29 @@ class Sorter:
                 self._write(rows, self._sorted_order(rows))
         self._writer.finish()
 
-    def _write(self, rows: NDArray[np.void], order: NDArray[np.int64]) -> None:
-        self._progress(self._writer.write(to_batch(rows, order, self.hooks, self._memory)))
+    def _write(self, rows: NDArray[np.void], order: NDArray[np.int64], *, alone: bool = False) -> None:
+        """Have rows written, which must not change any more; ``alone``: there are no others."""
+        part = _Part(rows=rows, order=order, hooks=tuple(self.hooks))
+        self._progress(self._writer.write_here(part) if alone else self._writer.write(part))
 
     def _write_half(self) -> None:
         """Write the earlier half of what is held."""
-        order = self._sorted_order(self._held)
+        full, self._held = self._held, self._spare.get()
+        order = self._sorted_order(full)
         half = (len(order) + 1) // 2
-        self._write(self._held, order[:half])
-        self._written_to = int(self._held["tsc"][order[half - 1]])
+        self._written_to = int(full["tsc"][order[half - 1]])
         self._n_held = len(order) - half
-        _native.rows_gather(self._held, order[half:], self._scratch)
-        self._held, self._scratch = self._scratch, self._held
+        _native.rows_gather(full, order[half:], self._held)
+        part = _Part(rows=full, order=order[:half], hooks=tuple(self.hooks), back=self._spare)
+        self._progress(self._writer.write(part))
 
     def _spill_held(self) -> None:
         rows = self._held[: self._n_held]
         if not _rises(rows["tsc"]):
-            _native.rows_gather(rows, self._sorted_order(rows), self._scratch)
-            rows = self._scratch[: len(rows)]
+            full, self._held = self._held, self._spare.get()
+            _native.rows_gather(rows, self._sorted_order(rows), self._held)
+            rows = self._held[: len(rows)]
+            self._spare.put(full)
         if self._spill is None:
             self._spill = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115 - closed by __exit__
         start = self._runs[-1].start + self._runs[-1].n_rows if self._runs else 0
@@ -261,36 +270,49 @@ def _rises(values: NDArray[np.uint64]) -> bool:
     return bool((values[1:] >= values[:-1]).all())
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """Rows to be written, in an order; where their memory goes when it has been read."""
+
+    rows: NDArray[np.void]
+    order: NDArray[np.int64]
+    hooks: tuple[str, ...]
+    back: queue.SimpleQueue[NDArray[np.void]] | None = None
+
+
 class _Behind:
-    """Writes batches in a thread of its own: Parquet's encoding needs no interpreter lock."""
+    """Writes in a thread of its own: neither the columns nor Parquet's encoding need the interpreter's lock."""
 
     def __init__(self, writer: TraceWriter) -> None:
         self._writer = writer
-        self._queue: queue.Queue[object] = queue.Queue(maxsize=2)
+        self._memory = Memory()
+        self._queue: queue.Queue[_Part | None] = queue.Queue(maxsize=1)
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._written = 0
-        self._waiting: object | None = None
 
-    def write(self, batch: object) -> int:
-        """Hand a batch over; the number of events handed over so far."""
-        self._written += batch.num_rows  # type: ignore[attr-defined]
-        if self._waiting is not None:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, daemon=True)
-                self._thread.start()
-            self._raise()
-            self._queue.put(self._waiting)
-        self._waiting = batch
+    def write(self, part: _Part) -> int:
+        """Hand rows over; the number of events handed over so far."""
+        self._written += len(part.order)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, daemon=True)
+            self._thread.start()
+        self._raise()
+        self._queue.put(part)
+        return self._written
+
+    def write_here(self, part: _Part) -> int:
+        """Write rows that are the last: where they are the first too, without a thread."""
+        if self._thread is not None:
+            return self.write(part)
+        self._written += len(part.order)
+        self._encode(part)
         return self._written
 
     def finish(self) -> None:
-        """Wait until all is written; one batch alone needs no thread."""
+        """Wait until all is written."""
         self.stop()
         self._raise()
-        if self._waiting is not None:
-            self._writer.write(self._waiting)
-            self._waiting = None
 
     def stop(self) -> None:
         """End the thread."""
@@ -304,9 +326,19 @@ class _Behind:
             raise self._error
 
     def _run(self) -> None:
-        while (batch := self._queue.get()) is not None:
+        while (part := self._queue.get()) is not None:
             if self._error is None:
                 try:
-                    self._writer.write(batch)
+                    self._encode(part)
                 except BaseException as error:  # noqa: BLE001 - it is raised where the importer waits
                     self._error = error
+            elif part.back is not None:
+                part.back.put(part.rows)
+
+    def _encode(self, part: _Part) -> None:
+        try:
+            batch = to_batch(part.rows, part.order, part.hooks, self._memory)
+        finally:
+            if part.back is not None:
+                part.back.put(part.rows)
+        self._writer.write(batch)
