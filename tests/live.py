@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import re
 import struct
+import subprocess
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -15,11 +17,22 @@ import pyarrow.parquet as pq
 from iretrace.collect import syscalls
 
 if TYPE_CHECKING:
-    import subprocess
+    from collections.abc import Callable, Iterator
 
     from iretrace.footer import Footer
 
 _BPF_PROG_GET_NEXT_ID: Final = 11
+
+TRACEFS: Final = Path("/sys/kernel/tracing")
+INTERRUPT_ROWS: Final = {"LOC": [0xEC], "RES": [0xFD], "CAL": [0xFB, 0xFC]}
+"""Rows of /proc/interrupts and the vectors counted in them."""
+INTERRUPT_ENTRIES: Final = (
+    "local_timer_entry",
+    "reschedule_entry",
+    "call_function_single_entry",
+    "call_function_entry",
+)
+"""Their tracepoints, under ``irq_vectors``."""
 
 
 def read_events(path: Path) -> pd.DataFrame:
@@ -62,6 +75,46 @@ def interrupts() -> dict[str, list[int]]:
     return rows
 
 
+@contextmanager
+def ftrace_instance(name: str) -> Iterator[Path]:
+    """A trace instance of its own, with the TSC as its clock; removed at the end."""
+    if not (TRACEFS / "instances").is_dir():
+        subprocess.run(["mount", "-t", "tracefs", "none", TRACEFS], check=True)
+    instance = TRACEFS / "instances" / name
+    instance.mkdir(exist_ok=True)
+    try:
+        (instance / "trace_clock").write_text("x86-tsc")
+        yield instance
+    finally:
+        (instance / "events" / "enable").write_text("0")
+        instance.rmdir()
+
+
+@contextmanager
+def interrupts_of_init() -> Iterator[Callable[[int, int], dict[int, int]]]:
+    """Interrupts that came while a thread of process 1 was on the CPU, by ftrace: see docs/collecting.md.
+
+    Yields:
+        A function from two TSC to their number between them, by CPU.
+    """
+    names = {(task / "comm").read_text().strip() for task in Path("/proc/1/task").iterdir()}
+    chosen = " || ".join(f'COMM == "{name}"' for name in sorted(names))
+    with ftrace_instance("iretrace-init") as instance:
+        for entry in INTERRUPT_ENTRIES:
+            event = instance / "events" / "irq_vectors" / entry
+            (event / "filter").write_text(chosen)
+            (event / "enable").write_text("1")
+
+        def count(begin: int, end: int) -> dict[int, int]:
+            found: dict[int, int] = {}
+            for cpu, tsc in re.findall(r"\[(\d+)\] \S+ +(\d+): \w+_entry", (instance / "trace").read_text()):
+                if begin <= int(tsc) <= end:
+                    found[int(cpu)] = found.get(int(cpu), 0) + 1
+            return found
+
+        yield count
+
+
 def loaded_programs() -> set[int]:
     """Ids of all BPF programs in the kernel."""
     found: set[int] = set()
@@ -86,7 +139,7 @@ def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 20.0, 
 
 
 def own_losses(footer: Footer) -> dict[str, int]:
-    """Losses by cause, but for what the kernel itself ran no probe for (see docs/collecting.md)."""
+    """Losses by cause, but for interrupts of process 1, for which the kernel ran no probe (see docs/collecting.md)."""
     found: dict[str, int] = {}
     for loss in footer.losses:
         if loss.cause != "not-traced":

@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 
 from iretrace.trace import open_trace
-from tests.live import bounds, interrupts, own_faults, own_losses, read_events
+from tests.live import (
+    INTERRUPT_ROWS,
+    bounds,
+    interrupts,
+    interrupts_of_init,
+    own_faults,
+    own_losses,
+    read_events,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +69,8 @@ def test_interrupt_counts_equal_proc_interrupts(
     """Timer, reschedule and call-function interrupts of a window equal the kernel's own counts, CPU by CPU.
 
     A child takes snapshots of /proc/interrupts between two RDTSC each; what the trace holds between them, at least
-    and at most, and what it says the kernel did not trace, must bracket the difference.
+    and at most, and what it says the kernel did not trace, must bracket the difference. Only interrupts that came
+    while process 1 was on the CPU, which ftrace counts beside, may be missing (docs/collecting.md).
     """
     trace = tmp_path / "t.parquet"
     child = in_child(
@@ -70,13 +79,18 @@ def test_interrupt_counts_equal_proc_interrupts(
         f"subprocess.run([{str(compile_workload('ipis'))!r}, '2'], check=True)\n"
         "print(json.dumps([first, snapshot()]))"
     )
-    done = run_iretrace("collect", "-q", "--no-calibrate", "-o", trace, "--", *child)
+    with interrupts_of_init() as of_init:
+        done = run_iretrace("collect", "-q", "--no-calibrate", "-o", trace, "--", *child)
+        footer = open_trace(trace).footer
+        assert footer.window.start_tsc is not None
+        assert footer.window.stop_tsc is not None
+        explained = of_init(footer.window.start_tsc, footer.window.stop_tsc)
     (begin_0, begin_1, begin), (end_0, end_1, end) = json.loads(done.stdout)
-    losses = open_trace(trace).footer.losses
+    losses = footer.losses
     events = read_events(trace)
     seen = 0
-    untraced = {loss.cpu: loss.count for loss in losses if loss.cause == "not-traced"}
-    for row, vectors in {"LOC": [0xEC], "RES": [0xFD], "CAL": [0xFB, 0xFC]}.items():
+    untraced = {loss.cpu: loss.count for loss in losses if loss.cause == "not-traced" and loss.cpu is not None}
+    for row, vectors in INTERRUPT_ROWS.items():
         for cpu, (before, after) in enumerate(zip(begin[row], end[row], strict=True)):
             mine = events[(events.cpu == cpu) & events.vector.isin(vectors)]
             least, most = bounds(mine, (begin_0, begin_1), (end_0, end_1))
@@ -85,7 +99,7 @@ def test_interrupt_counts_equal_proc_interrupts(
             seen += least
     assert seen > 1000
     assert {loss.cause for loss in losses} <= {"not-traced"}
-    assert sum(untraced.values()) <= 3 + 1e-4 * seen
+    assert {cpu: count for cpu, count in untraced.items() if count > explained.get(cpu, 0)} == {}, explained
 
 
 def test_time_stamps_are_the_tsc(run_iretrace: RunIretrace, tmp_path: Path) -> None:
@@ -158,7 +172,7 @@ def test_kernel_frames_agree_with_perf(
     first, last = open_trace(trace).footer.clock.anchors
     ns_per_cycle = (last.monotonic_ns - first.monotonic_ns) / (last.tsc - first.tsc)
     events = read_events(trace)
-    compared = apart = 0
+    compared = apart = in_bpf = 0
     for (cpu, vector), theirs in _perf_interrupted(script).items():
         mine = events[(events.cpu == cpu) & (events.vector == vector) & (events.phase == "entry")]
         ours_ns = first.monotonic_ns + (mine.tsc.to_numpy("int64") - first.tsc) * ns_per_cycle
@@ -168,11 +182,19 @@ def test_kernel_frames_agree_with_perf(
             if abs(ours_ns[at] - time_ns) > 20_000:
                 apart += 1
                 continue
+            if (ours[at] or 0) >= MODULES:
+                in_bpf += 1
+                continue
             compared += 1
             assert ours[at] == interrupted, (cpu, hex(vector), time_ns)
     assert compared > 500
     assert apart < 0.01 * compared
+    assert in_bpf < 0.01 * compared
 
+
+MODULES = 0xFFFF_FFFF_C000_0000
+"""From here lie modules and BPF programs (Documentation/arch/x86/x86_64/mm.rst). Of code made at run time the kernel's
+unwinder has no table, so that perf names another address where a BPF program was interrupted."""
 
 PERF_EVENTS = {"local_timer": 0xEC, "reschedule": 0xFD, "call_function_single": 0xFB}
 
@@ -180,12 +202,15 @@ PERF_EVENTS = {"local_timer": 0xEC, "reschedule": 0xFD, "call_function_single": 
 def _perf_interrupted(script: str) -> dict[tuple[int, int], list[tuple[int, int | None]]]:
     """By CPU and vector: time in ns and the kernel address interrupted (None: user mode)."""
     found: dict[tuple[int, int], list[tuple[int, int | None]]] = {}
-    unwound_short = 0
+    unwound_short = no_chain = 0
     for block in script.strip().split("\n\n"):
         head, *frames = block.splitlines()
         match = re.match(r"\s*\[(\d+)\]\s+(\d+)\.(\d+):\s+irq_vectors:(\w+)_entry", head)
         assert match is not None, head
         addresses = [int(frame.split()[0], 16) for frame in frames]
+        if not addresses:
+            no_chain += 1
+            continue
         symbols = [frame.split()[1] for frame in frames]
         stub = next((i for i, symbol in enumerate(symbols) if symbol.startswith("asm_sysvec")), None)
         if stub is None:
@@ -194,7 +219,9 @@ def _perf_interrupted(script: str) -> dict[tuple[int, int], list[tuple[int, int 
         beyond = addresses[stub + 1] if stub + 1 < len(addresses) else 0
         key = (int(match[1]), PERF_EVENTS[match[4]])
         found.setdefault(key, []).append((int(match[2] + match[3]), beyond if beyond >= 1 << 63 else None))
-    assert unwound_short < 0.01 * sum(map(len, found.values()))  # perf's unwinder gives up now and then
+    n_found = sum(map(len, found.values()))
+    assert unwound_short < 0.01 * n_found  # perf's unwinder gives up now and then
+    assert no_chain < 0.05 * n_found  # or has no chain at all: about one in a hundred here, of reschedule interrupts
     return found
 
 
