@@ -86,15 +86,14 @@ class _OwnJob(Job):
     addresses: Addresses
     crosscheck: CrossCheck
 
-    def add(self, rows: NDArray[np.void]) -> None:
-        """Take rows."""
+    def prepare(self, rows: NDArray[np.void]) -> None:
+        """Count interrupts, and make addresses relative."""
         events = np.zeros(len(rows), _SEEN)
         for name in ("tsc", "cpu", "vector", "phase"):
             events[name] = rows[name]
         events["seen"] = rows["known"] & 1  # of both the vector is the lowest bit
         self.crosscheck.add(events)
         rows["ip"], rows["sp"] = self.addresses.ip(rows["ip"]), self.addresses.sp(rows["sp"])
-        super().add(rows)
 
 
 def collect(

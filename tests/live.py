@@ -91,13 +91,16 @@ def ftrace_instance(name: str) -> Iterator[Path]:
 
 
 @contextmanager
-def interrupts_of_init() -> Iterator[Callable[[int, int], dict[int, int]]]:
+def interrupts_of_init(*more: str) -> Iterator[Callable[[int, int], dict[int, int]]]:
     """Interrupts that came while a thread of process 1 was on the CPU, by ftrace: see docs/collecting.md.
+
+    Args:
+        *more: names of other tasks whose interrupts are counted too.
 
     Yields:
         A function from two TSC to their number between them, by CPU.
     """
-    names = {(task / "comm").read_text().strip() for task in Path("/proc/1/task").iterdir()}
+    names = {(task / "comm").read_text().strip() for task in Path("/proc/1/task").iterdir()}.union(more)
     chosen = " || ".join(f'COMM == "{name}"' for name in sorted(names))
     with ftrace_instance("iretrace-init") as instance:
         for entry in INTERRUPT_ENTRIES:

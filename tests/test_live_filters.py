@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -75,7 +76,7 @@ def test_a_cgroup_with_all_below_it(
     """--cgroup PATH has the tasks of a cgroup below the named one."""
     root = cgroup2_root()
     assert root is not None, "this test needs the cgroup2 hierarchy"
-    named = root / f"iretrace-test-{tmp_path.name}"
+    named = root / f"iretrace-test-{os.getpid()}"
     inner = named / "inner"
     inner.mkdir(parents=True)
     trace = tmp_path / "t.parquet"

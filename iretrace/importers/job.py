@@ -80,12 +80,17 @@ class Job:
         """Take rows, ``tsc`` in cycles; they are copied."""
         if len(rows):
             rows = np.ascontiguousarray(rows)
+            self.prepare(rows)
             self._account(rows)
             self.sorter.add(rows)
 
     def took(self, rows: NDArray[np.void]) -> None:
         """Take rows that were written to the beginning of :meth:`Sorter.room`, one or more."""
+        self.prepare(rows)
         self.sorter.took(len(rows), self._account(rows))
+
+    def prepare(self, rows: NDArray[np.void]) -> None:
+        """What a job of another kind does with every row before it is counted, in place; here nothing."""
 
     def _account(self, rows: NDArray[np.void]) -> int:
         """Count rows; the smallest TSC among them."""
