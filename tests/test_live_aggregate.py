@@ -66,10 +66,15 @@ def test_every_fault_of_a_known_program_is_counted(
     assert "counters without events" in refused.stderr
 
 
-def test_timer_interrupts_and_their_durations(run_iretrace: RunIretrace, tmp_path: Path) -> None:
-    """Timers are there with a target and a duration each, within what a timer can take."""
+def test_timer_interrupts_and_their_durations(
+    run_iretrace: RunIretrace, tmp_path: Path, compile_workload: CompileWorkload
+) -> None:
+    """Timers are there with a target and a duration each, within what a timer can take.
+
+    A program spins: the timer of an idle CPU rests.
+    """
     trace = tmp_path / "c.parquet"
-    run_iretrace("collect", "--aggregate", "--no-calibrate", "-d", "1.5", "-o", trace)
+    run_iretrace("collect", "--aggregate", "--no-calibrate", "-o", trace, "--", compile_workload("spin"), "1.5")
     run = aggregated.read(trace)
     policy = run.policy("rfc2014")
     timers = int(policy.count[policy.slot == 0xEC].sum())
