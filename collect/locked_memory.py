@@ -9,7 +9,7 @@ unmaps every large array, and the next one would fault in page by page.
 from __future__ import annotations
 
 import ctypes
-import resource
+from pathlib import Path
 from typing import Final
 
 _MCL_CURRENT: Final = 1
@@ -47,5 +47,12 @@ class LockedMemory:
 
 
 def peak_bytes() -> int:
-    """The most memory this process has had at a time."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The most memory this process has had at a time; 0 where the kernel does not say.
+
+    Not ``ru_maxrss``: that is carried over execve(), so that it may be the peak of whoever started this process
+    (``setmax_mm_hiwater_rss()`` in ``exec_mmap()``, fs/exec.c).
+    """
+    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
