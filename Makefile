@@ -17,7 +17,7 @@ SOURCES   := setup.py pyproject.toml $(wildcard */*.c */*.h iretrace/native/*)
 
 PREFIX ?= /usr/local
 
-.PHONY: demo test lint unit vmtest bench screenshots sample site install uninstall clean packages-demo packages-test packages-vm
+.PHONY: demo test lint unit vmtest bench fuzz screenshots sample site install uninstall clean packages-demo packages-test packages-vm
 
 demo: $(INSTALLED) packages-demo
 	@sh tools/demo.sh $(BIN)/iretrace $(BIN)/python
