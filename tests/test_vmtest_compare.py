@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import pytest
@@ -179,16 +180,31 @@ def test_a_bystander_needs_another_cpu_that_logged_the_broadcast() -> None:
     assert causes(neither.tally.differences) == [("only there", None)]
 
 
-def match_returns(events: list[log.Taken | log.Executed], seen: list[Return]) -> returns.MatchedReturns:
-    """Match the returns of a machine of one CPU, all of them in the window."""
+def match_returns(
+    events: list[log.Taken | log.Executed],
+    seen: list[Return],
+    window: tuple[int, int] = (0, 10**9),
+    seen_of: dict[int, int] | None = None,
+) -> returns.MatchedReturns:
+    """Match the returns of a machine of one CPU.
+
+    Args:
+        events: the emulator's story.
+        seen: the trace's returns.
+        window: its edges, as places in the story and as TSCs alike.
+        seen_of: by the place of a trap the TSC of its entry; by default they are of one order.
+    """
     irets = [event for event in events if isinstance(event, log.Executed)]
     traps = [event for event in events if isinstance(event, log.Taken)]
+    if seen_of is None:
+        seen_of = {trap.at: one.entry_tsc for trap, one in zip(traps, seen, strict=False) if one.entry_tsc is not None}
     cpu = returns.CpuReturns(
         cpu=0,
         executed=irets,
         returns=seen,
-        window=(0, len(irets)),
-        tsc_window=(0, 10**9),
+        window=(sum(one.at < window[0] for one in irets), sum(one.at < window[1] for one in irets)),
+        begins_at=window[0],
+        tsc_window=window,
         nesting=nest(events),
         taken=traps,
         entries=[
@@ -196,7 +212,7 @@ def match_returns(events: list[log.Taken | log.Executed], seen: list[Return]) ->
                 trap,
                 Entry(
                     at=0,
-                    tsc=one.entry_tsc,
+                    tsc=tsc,
                     vector=trap.vector,
                     ip=trap.ip,
                     sp=trap.sp,
@@ -206,8 +222,8 @@ def match_returns(events: list[log.Taken | log.Executed], seen: list[Return]) ->
                     error_code=None,
                 ),
             )
-            for trap, one in zip(traps, seen, strict=False)
-            if one.entry_tsc is not None
+            for trap in traps
+            if (tsc := seen_of.get(trap.at)) is not None
         ],
         unseen={},
     )
@@ -259,6 +275,43 @@ def test_a_mended_fault_is_matched_by_its_trap() -> None:
         "only here",
         "only there",
     ]
+
+
+def test_a_signal_that_no_hook_saw_lies_on_the_stack_of_its_trap() -> None:
+    """Its frame is right below; the trap's own return came by rt_sigreturn, however many traps were between."""
+    for sp, cause in ((60_000 - 3_000, "signal-unseen"), (60_000 - 9_000, None), (60_008, None)):
+        events: list[log.Taken | log.Executed] = [
+            taken(0, 3, ip=50, sp=60_000, cpl=3),
+            taken(1, 14, ip=7, sp=9_000_000, cpl=3),  # another task's
+            executed(2, ip=7, sp=9_000_000, user=True),
+            executed(3, ip=90, sp=sp, user=True),  # to the handler
+            executed(4, ip=50, sp=60_000, user=True),  # rt_sigreturn
+        ]
+        seen = [
+            replace(returned(1, 3, ip=50, sp=60_000, user=True, choice="IRET"), hook="sched_switch"),
+            returned(2, 14, ip=7, sp=9_000_000, user=True, choice="IRET"),
+        ]
+        found = match_returns(events, seen).to_user
+        assert [one.cause for one in found.differences if one.what in ("frame", "only there")] == [cause]
+        assert found.unseen == (cause is not None)
+
+
+def test_an_edge_of_the_window_explains_only_what_it_cuts() -> None:
+    """A trap open at the edge; an IRETQ whose return is missing is not explained by a like one elsewhere."""
+    events: list[log.Taken | log.Executed] = [taken(10), executed(21), taken(25), executed(26)]
+    begun_before = match_returns(events, [returned(11), returned(25)], window=(20, 100), seen_of={25: 25})
+    assert ("order", "edge") in causes(begun_before.to_kernel.differences)
+    assert begun_before.to_kernel.total == begun_before.to_kernel.matched == 2
+    ended_after = match_returns([taken(10), executed(21)], [returned(11)], window=(0, 20))
+    assert causes(ended_after.to_kernel.differences) == [("order", "edge")]
+    assert ended_after.to_kernel.total == 0
+    missing = match_returns(
+        [taken(5), executed(6), taken(25), executed(26), taken(105), executed(106)],
+        [returned(5), returned(105)],
+        window=(20, 100),
+        seen_of={},
+    )
+    assert causes(missing.to_kernel.differences) == [("only there", None)]
 
 
 def test_traps_that_end_on_another_cpu_are_followed() -> None:

@@ -99,6 +99,7 @@ def compare(directory: Path) -> report.Comparison:
                 executed=sites,
                 returns=mine.returns,
                 window=(sum(1 for one in sites if one.at < begin), sum(1 for one in sites if one.at < end)),
+                begins_at=begin,
                 tsc_window=(first.tsc, last.tsc),
                 nesting=nests[cpu],
                 taken=story.taken(),

@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 One = TypeVar("One")
 
 FIRST_EXTERNAL: Final = 0x20
+USER: Final = 3
 NEW_PROGRAM_FLAGS: Final = 0x202
 """IF, and bit 1 where ``start_thread`` sets it (arch/x86/kernel/process_64.c)."""
+LARGEST_SIGNAL_FRAME: Final = 8192
+"""A signal's frame lies below the red zone under the interrupted stack pointer: ``struct rt_sigframe``
+and the FPU state (``get_sigframe``, arch/x86/kernel/signal.c); at most 3.3 KiB on the emulated CPU."""
 FETCH_FROM_USER: Final = 0x14
 """A #PF's error code: instruction fetch, user mode, page not present (SDM vol. 3A, 4.7)."""
 
@@ -36,6 +40,7 @@ class CpuReturns:
         executed: its IRETQs of traps and system calls, all of the log.
         returns: its returns, all of the trace.
         window: [first, last) index of the window in ``executed``.
+        begins_at: place in the CPU's story where the window begins.
         tsc_window: (first, last) TSC of the window.
         nesting: which trap each IRETQ is of.
         taken: its traps, all of the log.
@@ -47,6 +52,7 @@ class CpuReturns:
     executed: Sequence[Executed]
     returns: Sequence[Return]
     window: tuple[int, int]
+    begins_at: int
     tsc_window: tuple[int, int]
     nesting: Nesting
     taken: Sequence[Taken]
@@ -82,6 +88,7 @@ class MatchedReturns:
         to_user, to_kernel: the numbers, and what differs.
         system_calls: IRETQs that return from system calls, by which.
         unmatched_returns: returns in the window for which no IRETQ was found: CPU, return.
+        signalled: TSC of the entries whose IRETQ to a signal handler was found without a return.
     """
 
     pairs: list[Pair] = field(default_factory=list)
@@ -89,6 +96,7 @@ class MatchedReturns:
     to_kernel: Tally = field(default_factory=Tally)
     system_calls: dict[str, int] = field(default_factory=dict)
     unmatched_returns: list[tuple[int, Return]] = field(default_factory=list)
+    signalled: set[int | None] = field(default_factory=set)
 
     def tally(self, *, to_kernel: bool) -> Tally:
         """Of returns to the kernel, or to user mode."""
@@ -126,13 +134,11 @@ def match(cpus: Sequence[CpuReturns]) -> MatchedReturns:
     for mine, theirs in _by_target(executed, inside):
         _add(found, mine, theirs, traps)
     _order(found)
-    # What an edge of the window cuts in two has its other half outside.
-    for lists, count in (((executed, outside), True), ((before_or_after, inside), False)):
-        for mine, theirs in _by_target(*lists):
-            pair = Pair(cpu=mine.cpu, executed=mine.one, returned=theirs.one, trap=None, moved=True)
-            found.pairs.append(pair)
-            _otherwise(found, pair, "edge", count=count)
-    _leave(found, cpus, executed, inside)
+    for mine, theirs in _across_edge(traps, executed, outside):
+        _edge(found, mine, theirs, count=True)
+    for mine, theirs in _across_edge(traps, before_or_after, inside):
+        _edge(found, mine, theirs, count=False)
+    _leave(found, cpus, executed, inside, traps)
     return found
 
 
@@ -216,6 +222,39 @@ def _by_target(
             pairs.append((mine, fitting.pop(0)))
     _remove(pairs, executed, returns)
     return pairs
+
+
+def _across_edge(
+    traps: _Traps, executed: list[_Item[Executed]], returns: list[_Item[Return]]
+) -> list[tuple[_Item[Executed], _Item[Return]]]:
+    """Match what an edge of the window cuts in two, so that only one of IRETQ and return is inside.
+
+    Either both are of a trap inside the window, which ended after it; or of one that was open when it began: on both
+    sides taken before and with the same target, the return in the trace before the window, its IRETQ behind.
+    """
+    by_entry = {(item.cpu.cpu, item.one.entry_tsc): item for item in returns if item.one.entry_tsc is not None}
+    before: dict[tuple[int, bool, int | None, int | None], list[_Item[Return]]] = {}
+    for item in returns:
+        if item.one.tsc < item.cpu.tsc_window[0]:
+            before.setdefault((item.cpu.cpu, *_target(item.one)), []).append(item)
+    pairs = []
+    for mine in executed:
+        entry = traps.entry_of(mine)
+        trap = mine.cpu.nesting.trap.get(mine.one.at)
+        theirs = None if entry is None else by_entry.get(entry)
+        if theirs is None and trap is not None and trap.at < mine.cpu.begins_at <= mine.one.at:
+            waiting = before.get((mine.cpu.cpu, *_target(mine.one)), [])
+            theirs = waiting.pop() if waiting else None  # the latest
+        if theirs is not None and _target(mine.one) == _target(theirs.one):
+            pairs.append((mine, theirs))
+    _remove(pairs, executed, returns)
+    return pairs
+
+
+def _edge(found: MatchedReturns, mine: _Item[Executed], theirs: _Item[Return], *, count: bool) -> None:
+    pair = Pair(cpu=mine.cpu, executed=mine.one, returned=theirs.one, trap=None, moved=True)
+    found.pairs.append(pair)
+    _otherwise(found, pair, "edge", count=count)
 
 
 def _remove(
@@ -305,40 +344,59 @@ def _span(pair: Pair) -> tuple[int, int]:
     return (-1 if pair.trap is None else pair.trap.at), pair.executed.at
 
 
-def _signalled(found: MatchedReturns, mine: _Item[Executed], returns: list[_Item[Return]]) -> bool:
+def _signalled(found: MatchedReturns, mine: _Item[Executed], returns: list[_Item[Return]], traps: _Traps) -> bool:
     """Whether this IRETQ went to a signal handler, from a trap whose way out the trace did not see.
 
-    The trap is the latest exception of user mode on that CPU whose return in the trace is left over; or the latest
-    whose return was matched with the IRETQ by which ``rt_sigreturn`` went back to the trap's frame later.
+    The trap is an exception of user mode on whose stack, right below, the signal's frame was laid. Its return in the
+    trace is left over; or is matched with the IRETQ by which ``rt_sigreturn`` went back to the trap's frame later.
     """
     if mine.one.to_kernel:
         return False
-    entries = [
-        (trap, entry)
-        for trap, entry in mine.cpu.entries
-        if trap.at < mine.one.at and trap.cpl == 3 and trap.vector < FIRST_EXTERNAL
+    left = [
+        (trap, item)
+        for item in returns
+        if item.cpu is mine.cpu
+        and item.one.hook != "exit_to_user"
+        and (trap := traps.trap_of(item)) is not None
+        and trap.at < mine.one.at
+        and _lays_frame(trap, mine.one)
     ]
-    entries.sort(key=lambda item: -item[0].at)
-    left = {item.one.entry_tsc: item for item in returns if item.cpu is mine.cpu and item.one.hook != "exit_to_user"}
-    later = {pair.returned.entry_tsc for pair in found.pairs if pair.cpu is mine.cpu and pair.executed.at > mine.one.at}
-    chosen = next((item for item in entries if item[1].tsc in left), None)
-    if chosen is not None:
-        returns.remove(left[chosen[1].tsc])
-    elif entries and entries[0][1].tsc in later:
-        chosen = entries[0]
+    went_back = [
+        (pair.trap, pair)
+        for pair in found.pairs
+        if pair.cpu is mine.cpu
+        and pair.returned.hook != "exit_to_user"
+        and pair.returned.entry_tsc not in found.signalled
+        and pair.trap is not None
+        and (pair.moved or pair.trap.at < mine.one.at)
+        and mine.one.at < pair.executed.at
+        and _lays_frame(pair.trap, mine.one)
+    ]
+    if left:
+        trap, item = max(left, key=lambda one: one[0].at)
+        returns.remove(item)
+        returned = item.one
+    elif went_back:
+        trap, pair = min(went_back, key=lambda one: one[1].executed.at)
+        returned = pair.returned
     else:
         return False
-    trap, entry = chosen
+    found.signalled.add(returned.entry_tsc)
     found.to_user.differences.append(
         Difference(
             cpu=mine.cpu.cpu,
             what="frame",
             cause="signal-unseen",
             emulator=show_executed(mine.one, mine.cpu),
-            trace=f"entry at tsc={entry.tsc}, vector {trap.vector:#04x}, and no frame of its way out",
+            trace=f"entry at tsc={returned.entry_tsc}, vector {trap.vector:#04x}, and no frame of its way out",
         )
     )
     return True
+
+
+def _lays_frame(trap: Taken, executed: Executed) -> bool:
+    """Whether an IRETQ's stack pointer is where a signal that a trap of user mode raised has its frame."""
+    return trap.cpl == USER and trap.vector < FIRST_EXTERNAL and 0 < trap.sp - executed.sp <= LARGEST_SIGNAL_FRAME
 
 
 def _leave(
@@ -346,6 +404,7 @@ def _leave(
     cpus: Sequence[CpuReturns],
     left_executed: list[_Item[Executed]],
     left_returns: list[_Item[Return]],
+    traps: _Traps,
 ) -> None:
     """What no return was found for is a system call's, or unexplained; and the numbers are summed up."""
     calls = _SystemCalls(cpus)
@@ -354,7 +413,7 @@ def _leave(
         if call is not None:
             found.system_calls[call] = found.system_calls.get(call, 0) + 1
             continue
-        if _signalled(found, item, left_returns):
+        if _signalled(found, item, left_returns, traps):
             continue
         trap = item.cpu.nesting.trap.get(item.one.at)
         found.tally(to_kernel=item.one.to_kernel).differences.append(
