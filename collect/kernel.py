@@ -6,6 +6,7 @@ import os
 import platform
 import struct
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -36,10 +37,12 @@ class Symbols:
 
     def address(self, name: str) -> int | None:
         """Address of a symbol, ``None`` where the kernel has none of that name."""
-        try:
-            return self.addresses[self.names.index(name)]
-        except ValueError:
-            return None
+        return self._by_name.get(name)
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, int]:
+        """Each name's lowest address."""
+        return dict(zip(reversed(self.names), reversed(self.addresses), strict=True))
 
     def range_of(self, name: str) -> tuple[int, int] | None:
         """[low, high): from a symbol to the next one at a higher address."""

@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import Final
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vmtest import entries, log, returns
 from vmtest.align import align, shifted
@@ -341,8 +343,8 @@ def test_what_lay_below_a_return_is_known() -> None:
     assert isinstance(breakpoint_, log.Taken)
     assert isinstance(end, log.Executed)
     assert class_of(breakpoint_, found.below[3]) == "#BP, kernel in NMI"
-    assert by_the_mail(3, end, found.below[3], []) == "RET"
-    assert by_the_mail(3, end, (), []) == "IRET"
+    assert by_the_mail(3, end, found.below[3], in_nmi_text=False) == "RET"
+    assert by_the_mail(3, end, (), in_nmi_text=False) == "IRET"
 
 
 def test_alignment_keeps_order_and_says_where_the_rest_was() -> None:
@@ -351,6 +353,39 @@ def test_alignment_keeps_order_and_says_where_the_rest_was() -> None:
     assert found.pairs == [(c, c) for c in "abcd"]
     assert found.only_a == [(3, "X")]
     assert found.only_b == [(2, "Y")]
+
+
+@given(
+    st.lists(st.sampled_from("abc"), max_size=60),
+    st.lists(st.tuples(st.integers(0, 60), st.sampled_from("abcd"), st.booleans()), max_size=8),
+)
+def test_what_is_left_of_two_sequences_is_all_that_does_not_match(
+    first: list[str], edits: list[tuple[int, str, bool]]
+) -> None:
+    """Every item is matched once with its like, in order, or left; and no more is left than was edited."""
+    second = list(first)
+    for place, item, insert in edits:
+        second[place : place + (not insert)] = [item] if insert else []
+    found = align(list(enumerate(first)), list(enumerate(second)), lambda one: one[1], lambda one: one[1])
+    assert all(one[1] == other[1] for one, other in found.pairs)
+    for pairs, left, items in (
+        ([one for one, _ in found.pairs], found.only_a, first),
+        ([other for _, other in found.pairs], found.only_b, second),
+    ):
+        assert pairs == sorted(pairs)
+        assert sorted([*pairs, *(item for _, item in left)]) == list(enumerate(items))
+        assert all(sum(pair < item for pair in pairs) == place for place, item in left)
+
+
+def test_alignment_finds_swaps_in_the_midst_of_equal_items() -> None:
+    """Where nearly all are alike, what is left has its like near."""
+    story = ["p"] * 500 + ["n", "p"] + ["p"] * 500 + ["q"]
+    told = ["p"] * 500 + ["p", "n"] + ["p"] * 499 + ["q"]  # two in the other order, and one less
+    found = align(story, told, str, str)
+    assert len(found.pairs) == len(told) - 1
+    assert sorted(item for _, item in found.only_a) in (["n", "p"], ["p", "p"])
+    assert len(found.only_b) == 1
+    assert abs(found.only_a[0][0] - found.only_b[0][0]) <= 1
 
 
 def test_equal_items_are_shifted_one_by_one() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from iretrace.replay import own
@@ -23,7 +24,7 @@ _NMI: Final = 2
 _MACHINE_CHECK: Final = 18
 
 
-def by_the_mail(vector: int, executed: Executed, below: Sequence[int], nmi_text: Sequence[tuple[int, int]]) -> str:
+def by_the_mail(vector: int, executed: Executed, below: Sequence[int], *, in_nmi_text: bool) -> str:
     """The mail of May 2014, once more from its own words: what ``rfc2014`` must say of one return."""
     if executed.cs != KERNEL_CS:
         return "IRET"
@@ -32,27 +33,22 @@ def by_the_mail(vector: int, executed: Executed, below: Sequence[int], nmi_text:
     if vector in (1, 3):
         return "RET" if any(other in (_NMI, _MACHINE_CHECK) for other in below) else "IRET"
     if vector == _MACHINE_CHECK:
-        return "RET" if any(low <= executed.ip < high for low, high in nmi_text) else "IRET"
+        return "RET" if in_nmi_text else "IRET"
     return "RET"
 
 
-def expected(policy: str, trap: Taken, executed: Executed, below: tuple[int, ...], footer: Footer) -> str:
-    """The instruction by which a policy must make this return, by what the CPU really did."""
-    ist = {gate.vector: gate.ist for gate in footer.idt or ()}
+def expected(policy: str, context: Context, below: tuple[int, ...]) -> str:
+    """The instruction by which a policy must make this return.
+
+    Args:
+        policy: its name.
+        context: the return, by what the CPU really did; ``nested`` is the policy's own matter.
+        below: vectors of the traps that were open below.
+    """
     chosen = own.find(policy)
     counter = chosen.counter
-    open_traps = (*below, trap.vector) if counter.count_self else below
-    context = Context(
-        vector=trap.vector,
-        ist=bool(ist.get(trap.vector, 0)),
-        kernel_cs=executed.cs == KERNEL_CS,
-        nested=any(vector in counter.up for vector in open_traps),
-        nmi_text=any(low <= executed.ip < high for low, high in footer.nmi_text),
-        flag_if=bool(executed.flags & FLAG_IF),
-        flag_tf=bool(executed.flags & FLAG_TF),
-        flag_rf=bool(executed.flags & FLAG_RF),
-    )
-    choice, _ = chosen.decide(context)
+    open_traps = (*below, context.vector) if counter.count_self else below
+    choice, _ = chosen.decide(replace(context, nested=any(vector in counter.up for vector in open_traps)))
     return choice.name
 
 
@@ -60,8 +56,18 @@ def judge(
     trap: Taken, executed: Executed, below: tuple[int, ...], one: Return, footer: Footer
 ) -> dict[str, tuple[str, str]]:
     """By policy: what it must decide, and what the replay says it does."""
-    wanted = {policy: expected(policy, trap, executed, below, footer) for policy in one.decisions}
-    mail = by_the_mail(trap.vector, executed, below, footer.nmi_text)
+    context = Context(
+        vector=trap.vector,
+        ist=any(gate.vector == trap.vector and gate.ist for gate in footer.idt or ()),
+        kernel_cs=executed.cs == KERNEL_CS,
+        nested=False,
+        nmi_text=any(low <= executed.ip < high for low, high in footer.nmi_text),
+        flag_if=bool(executed.flags & FLAG_IF),
+        flag_tf=bool(executed.flags & FLAG_TF),
+        flag_rf=bool(executed.flags & FLAG_RF),
+    )
+    wanted = {policy: expected(policy, context, below) for policy in one.decisions}
+    mail = by_the_mail(trap.vector, executed, below, in_nmi_text=context.nmi_text)
     if mail != wanted["rfc2014"]:
         wanted["rfc2014"] = f"{mail} by the mail, {wanted['rfc2014']} by its table"
     return {policy: (wanted[policy], one.decisions[policy][0]) for policy in one.decisions}
