@@ -14,6 +14,7 @@ from vmtest.align import align, shifted
 from vmtest.compare import failures
 from vmtest.decisions import by_the_mail, class_of
 from vmtest.nesting import Nesting, nestings
+from vmtest.pairs import CpuReturns, MatchedReturns
 from vmtest.report import CAUSES, Comparison, Difference, text
 from vmtest.seen import Entry, Return
 
@@ -187,7 +188,7 @@ def match_returns(
     seen: list[Return],
     window: tuple[int, int] = (0, 10**9),
     seen_of: dict[int, int] | None = None,
-) -> returns.MatchedReturns:
+) -> MatchedReturns:
     """Match the returns of a machine of one CPU.
 
     Args:
@@ -200,7 +201,7 @@ def match_returns(
     traps = [event for event in events if isinstance(event, log.Taken)]
     if seen_of is None:
         seen_of = {trap.at: one.entry_tsc for trap, one in zip(traps, seen, strict=False) if one.entry_tsc is not None}
-    cpu = returns.CpuReturns(
+    cpu = CpuReturns(
         cpu=0,
         executed=irets,
         returns=seen,

@@ -17,6 +17,7 @@ from iretrace.collect.kernel import Symbols, parse_kallsyms
 from iretrace.errors import IretraceError
 from iretrace.vectors import NMI, PF
 from vmtest import decisions, entries, log, nesting, report, returns, seen
+from vmtest.pairs import CpuReturns, MatchedReturns, show_return
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,7 +67,7 @@ def compare(directory: Path) -> report.Comparison:
     nests = nesting.nestings(stories)
     matched: dict[int, entries.MatchedEntries] = {}
     windows: dict[int, Sequence[log.Taken]] = {}
-    parts: list[returns.CpuReturns] = []
+    parts: list[CpuReturns] = []
     unseen: dict[int, dict[int, str]] = {
         cpu: {trap.at: "hidden" for trap in story.taken() if trap.vector not in visible}
         for cpu, story in stories.items()
@@ -94,7 +95,7 @@ def compare(directory: Path) -> report.Comparison:
             1 for one in sites if begin < one.at < end
         )
         parts.append(
-            returns.CpuReturns(
+            CpuReturns(
                 cpu=cpu,
                 executed=sites,
                 returns=mine.returns,
@@ -199,7 +200,7 @@ def _add_entries(found: report.Comparison, matched: dict[int, entries.MatchedEnt
     found.frames = {name: (same[name], other[name]) for name in sorted({*same, *other})}
 
 
-def _add_returns(found: report.Comparison, matched: returns.MatchedReturns, footer: Footer) -> None:
+def _add_returns(found: report.Comparison, matched: MatchedReturns, footer: Footer) -> None:
     found.to_user, found.to_kernel = matched.to_user, matched.to_kernel
     found.system_calls = matched.system_calls
     rets = [pair for pair in matched.pairs if pair.returned.decisions["rfc2014"][0] == "RET"]
@@ -217,8 +218,7 @@ def _add_returns(found: report.Comparison, matched: returns.MatchedReturns, foot
             by_class[kind] = (total + 1, wrong + (wanted != got))
             if wanted != got:
                 found.wrong_decisions.append(
-                    f"CPU {pair.cpu.cpu}, {kind}, {policy}: must be {wanted}, is {got}: "
-                    f"{returns.show_return(pair.returned)}"
+                    f"CPU {pair.cpu.cpu}, {kind}, {policy}: must be {wanted}, is {got}: {show_return(pair.returned)}"
                 )
 
 

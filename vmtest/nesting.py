@@ -1,7 +1,7 @@
 """Which trap each IRETQ returns from, by the emulator's story alone, and what lay open below it then.
 
 A trap's IRETQ goes to the stack pointer that the trap saved; to another address where the kernel mended the fault.
-Where it delivers a signal the target says nothing of the trap, and only the trace can (``returns.py``). Traps of user
+Where it delivers a signal the target says nothing of the trap, and only the trace can (``unmatched.py``). Traps of user
 mode may end on another CPU, where their task went; so what is open is looked up by its frame, not taken from the top of
 a stack. NMIs and machine checks never leave their CPU.
 """
