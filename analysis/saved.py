@@ -167,13 +167,17 @@ def saved(trace: Trace, policies: Sequence[Policy], *, seed: int = 0) -> Saved:
     return frames_of(result, counts, saving, seed=seed)
 
 
-def document(found: Saved, policy: str, *, max_rows: int = 20) -> dict[str, Any]:
+MAX_ROWS: Final = 20
+"""How many processes and how many commands a document lists."""
+
+
+def document(found: Saved, policy: str, *, max_comms: int | None = MAX_ROWS) -> dict[str, Any]:
     """One policy's rows as JSON takes them: lists of objects by frame, ``None`` for what is not known.
 
     Args:
         found: savings.
         policy: name of one of its policies.
-        max_rows: how many processes and how many commands, those with most RETs, are listed.
+        max_comms: how many commands are listed, those with most RETs; ``None``: all.
 
     Returns:
         ``{"total": {…}, "by_cpu": [{…}], "by_pid": [{…}], "by_comm": [{…}], "latency": [{…}]}`` with the frames'
@@ -191,8 +195,8 @@ def document(found: Saved, policy: str, *, max_rows: int = 20) -> dict[str, Any]
     return {
         "total": total,
         "by_cpu": rows(found.by_cpu),
-        "by_pid": rows(found.by_pid)[:max_rows],
-        "by_comm": rows(found.by_comm)[:max_rows],
+        "by_pid": rows(found.by_pid)[:MAX_ROWS],
+        "by_comm": rows(found.by_comm)[:max_comms],
         "latency": rows(found.latency),
     }
 

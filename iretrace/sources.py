@@ -47,6 +47,13 @@ def is_many(name: str) -> bool:
     )
 
 
+def is_one(names: Sequence[str], expanded: Sequence[str]) -> bool:
+    """Whether the names meant one trace, rather than a directory or pattern in which there happened to be but one."""
+    if len(names) != 1 or len(expanded) != 1:
+        return False
+    return names[0].rpartition("/")[2] == expanded[0].rpartition("/")[2]
+
+
 def _local(name: str) -> list[str]:
     path = Path(name)
     if path.is_dir():

@@ -9,10 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from iretrace.replay import hazards
+from iretrace.replay.costs import saving_per_return
 from iretrace.replay.policies import DEVICE, Choice
+from iretrace.replay.run import replay
 from iretrace.schema import PREDICTION_SCHEMA
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from types import TracebackType
     from typing import Self
@@ -20,9 +23,28 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from iretrace.replay.costs import Saving
-    from iretrace.replay.run import Returns
+    from iretrace.replay.policies import Policy
+    from iretrace.replay.run import Result, Returns
+    from iretrace.trace import Trace
 
 _CHOICES = pa.array([choice.name for choice in Choice])
+
+
+def predict(trace: Trace, policy: Policy, path: Path, *, progress: Callable[[int], None] | None = None) -> Result:
+    """Replay a trace under a policy, and write every return on the way.
+
+    Args:
+        trace: an opened trace.
+        policy: which.
+        path: the file, which is made.
+        progress: called after every batch with the number of its events.
+
+    Raises:
+        Damaged: the trace holds what it must not.
+        UsageError: the policy is not a pure function from contexts to choices.
+    """
+    with PredictionWriter(path, saving_per_return(trace.footer)) as writer:
+        return replay(trace, [policy], sink=writer.write, progress=progress)
 
 
 class PredictionWriter:

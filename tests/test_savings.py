@@ -192,11 +192,12 @@ def test_unknown_stays_unknown(tmp_path: Path, policy: str, fields: dict[str, An
 def test_as_json(tmp_path: Path) -> None:
     """Plain numbers and texts that any JSON encoder takes, null where nothing is known, one policy's rows."""
     found = savings_of(tmp_path, NEST)
-    made = json.loads(json.dumps(saved.document(found, "rfc2014", max_rows=1), allow_nan=False))
+    made = json.loads(json.dumps(saved.document(found, "rfc2014", max_comms=0), allow_nan=False))
     assert made["total"]["saved_cycles"] == 4 * SAVING
     assert made["total"]["low_cycles"] is None
     assert [one["cpu"] for one in made["by_cpu"]] == [0, 1, 5]
-    assert [one["pid"] for one in made["by_pid"]] == [7]
+    assert [one["pid"] for one in made["by_pid"]] == [7, 1]
+    assert made["by_comm"] == []
     assert {one["name"] for one in made["latency"]} == {"timer", "call-function-single", "reschedule"}
     unknown = json.loads(json.dumps(saved.document(found, "fred"), allow_nan=False))
     assert unknown["total"]["saved_cycles"] is None

@@ -29,6 +29,7 @@ Examples:
   iretrace replay trace.parquet --policy rfc2014 --savings
   iretrace replay trace.parquet --policy rfc2014 -o predictions.parquet
   iretrace replay 'runs/*.parquet' s3://bucket/runs/ --jobs 0 --json
+  iretrace replay 'runs/*.parquet' --policy rfc2014 --savings -o predictions/
   iretrace replay 'runs/*.parquet' --scheduler tcp://head:8786
 
 \b
@@ -40,7 +41,12 @@ iretrace policy list shows the policies, iretrace policy show NAME one of them a
     "-p", "--policy", "names", multiple=True, metavar="NAME", help="May be repeated.  [default: iret and rfc2014]"
 )
 @click.option(
-    "-o", "--output", "target", type=click.Path(path_type=Path), help="Write one row a return here, as Parquet."
+    "-o",
+    "--output",
+    "target",
+    metavar="FILE|DIR",
+    type=click.Path(path_type=Path),
+    help="Write one row a return here, as Parquet; of several traces, a file each in this directory.",
 )
 @click.option("-f", "--force", is_flag=True, help="Replace an existing output.")
 @click.option("--savings", is_flag=True, help="Say where the saving falls: CPU, command, process, latency (slower).")
@@ -64,26 +70,26 @@ def command(  # noqa: PLR0913 - one parameter an option
     about it, and what it would save. A replay is no check: its exit status is 0 whatever it finds.
 
     TRACE is a file; or several files, a directory, a pattern or an object store's URL, which give a line a trace and
-    policy. A file that cannot be replayed is told, and the others are done; the exit status is then 2.
+    policy; --savings adds each trace's savings and their sum. A file that cannot be replayed is told, and the others
+    are done; the exit status is then 2.
     """
     from iretrace.replay.own import find  # noqa: PLC0415 - heavy imports wait for the verb
-    from iretrace.sources import expand, is_many  # noqa: PLC0415
+    from iretrace.sources import is_many  # noqa: PLC0415
     from iretrace.trace import open_trace  # noqa: PLC0415
 
     names = tuple(dict.fromkeys(names or DEFAULT_POLICIES))
-    if target is not None:
-        if len(names) != 1:
-            raise UsageError(
-                "--output", f"holds one policy, not {', '.join(names)}", remedy=f"add --policy {names[-1]} alone"
-            )
-        check_target(target, force=force)
+    if target is not None and len(names) != 1:
+        raise UsageError(
+            "--output", f"holds one policy, not {', '.join(names)}", remedy=f"add --policy {names[-1]} alone"
+        )
     policies = [find(name) for name in names]
     if len(traces) > 1 or is_many(traces[0]) or scheduler is not None:
-        from iretrace.commands.replay_many import replay_many  # noqa: PLC0415
+        from iretrace.commands.replay_many import Asked, replay_many  # noqa: PLC0415
 
-        if target is not None or savings:
-            raise UsageError("--savings" if savings else "--output", "is for one trace", expected="one file")
-        return replay_many(expand(traces), names, fleet_options.chosen(jobs, scheduler, retries), as_json=as_json)
+        asked = Asked(policies=names, target=target, force=force, savings=savings, as_json=as_json)
+        return replay_many(traces, asked, fleet_options.chosen(jobs, scheduler, retries))
+    if target is not None:
+        check_target(target, force=force)
     opened = open_trace(traces[0])
     result = _replay(opened, policies) if target is None else _predict(opened, policies, target, force=force)
     if as_json:
@@ -121,13 +127,7 @@ def _replay(trace: Trace, policies: list[Policy]) -> Result:
 def _predict(trace: Trace, policies: list[Policy], target: Path, *, force: bool) -> Result:
     """Replay, and write every return on the way."""
     from iretrace.console import progress  # noqa: PLC0415
-    from iretrace.replay.costs import saving_per_return  # noqa: PLC0415
-    from iretrace.replay.predictions import PredictionWriter  # noqa: PLC0415
-    from iretrace.replay.run import replay  # noqa: PLC0415
+    from iretrace.replay.predictions import predict  # noqa: PLC0415
 
-    with (
-        replacing(target, force=force) as temporary,
-        progress("replaying", trace.n_events) as advance,
-        PredictionWriter(temporary, saving_per_return(trace.footer)) as writer,
-    ):
-        return replay(trace, policies, sink=writer.write, progress=advance)
+    with replacing(target, force=force) as temporary, progress("replaying", trace.n_events) as advance:
+        return predict(trace, policies[0], temporary, progress=advance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,22 +12,80 @@ import click
 from iretrace.commands import fleet_options
 from iretrace.errors import EXIT_FAILED, EXIT_OK
 from iretrace.fleet_tasks import replay_document
+from iretrace.outputs import plan
+from iretrace.sources import expand, is_one
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
+    from iretrace.analysis.saved_sum import SavedSum
     from iretrace.fleet import FleetOptions, Outcome
+    from iretrace.outputs import Outputs
+
+    Outcomes = Iterable[Outcome[dict[str, Any]]]
 
 
-def replay_many(names: Sequence[str], policies: Sequence[str], options: FleetOptions, *, as_json: bool) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the command line asks of each trace.
+
+    Attributes:
+        policies: names of policies.
+        target: where predictions go, a directory for several traces; ``None``: nowhere.
+        force: predictions may replace what is there.
+        savings: say where the saving falls.
+        as_json: print JSON.
+    """
+
+    policies: tuple[str, ...]
+    target: Path | None
+    force: bool
+    savings: bool
+    as_json: bool
+
+
+def replay_many(traces: Sequence[str], asked: Asked, options: FleetOptions) -> int:
     """Replay traces and print what came out; the exit status is 2 where one of them could not be replayed."""
-    task = partial(replay_document, tuple(policies))
-    outcomes = fleet_options.run("replaying", task, names, options)
-    failed = _print_json(outcomes) if as_json else _print_table(list(outcomes))
+    names = expand(traces)
+    outputs = None
+    if asked.target is not None:
+        many = not is_one(traces, names)
+        outputs = plan(asked.target, names, many=many, suffix=".predictions.parquet", force=asked.force)
+    task = partial(replay_document, asked.policies, savings=asked.savings, outputs=outputs)
+    outcomes = _swept(fleet_options.run("replaying", task, names, options), outputs)
+    sums = _sums(asked.policies) if asked.savings else []
+    failed = _print_json(outcomes, sums) if asked.as_json else _print_table(outcomes, sums)
+    if outputs is not None and not asked.as_json and failed < len(names):
+        click.echo(f"\n{asked.target}: one row a return" + ("" if outputs.base is None else ", one file a trace"))
     return EXIT_FAILED if failed else EXIT_OK
 
 
-def _print_json(outcomes: Iterable[Outcome[dict[str, Any]]]) -> int:
+def _swept(outcomes: Outcomes, outputs: Outputs | None) -> Iterator[Outcome[dict[str, Any]]]:
+    """Outcomes, and nothing half-written beside them: a worker that was killed could not tidy up."""
+    for outcome in outcomes:
+        if outputs is not None:
+            outputs.sweep(outcome.name)
+        yield outcome
+
+
+def _sums(policies: Sequence[str]) -> list[SavedSum]:
+    from iretrace.analysis.saved_sum import SavedSum  # noqa: PLC0415 - pandas is for those who ask
+
+    return [SavedSum(policy) for policy in policies]
+
+
+def _add(document: dict[str, Any], sums: Sequence[SavedSum]) -> None:
+    """Add a trace to the sums, and shorten its own list of commands to what one trace shows."""
+    from iretrace.analysis.saved import MAX_ROWS  # noqa: PLC0415
+
+    for one in sums:
+        one.add(document)
+    for policy in document["policies"]:
+        policy["savings"]["by_comm"] = policy["savings"]["by_comm"][:MAX_ROWS]
+
+
+def _print_json(outcomes: Outcomes, sums: Sequence[SavedSum]) -> int:
     """One document, written as results come: ``{"schema": 1, "traces": [...], "failed": [...]}``."""
     failed = []
     separator = "\n"
@@ -35,43 +94,68 @@ def _print_json(outcomes: Iterable[Outcome[dict[str, Any]]]) -> int:
         if outcome.value is None:
             failed.append({"trace": outcome.name, "error": outcome.error})
             continue
+        if sums:
+            _add(outcome.value, sums)
         click.echo(separator + json.dumps(outcome.value), nl=False)
         separator = ",\n"
-    click.echo('\n], "failed": ' + json.dumps(failed) + "}")
+    click.echo("\n]", nl=False)
+    if sums:
+        click.echo(', "savings": ' + json.dumps([one.document() for one in sums]), nl=False)
+    click.echo(', "failed": ' + json.dumps(failed) + "}")
     return len(failed)
 
 
-def _print_table(outcomes: Sequence[Outcome[dict[str, Any]]]) -> int:
+def _print_table(outcomes: Outcomes, sums: Sequence[SavedSum]) -> int:
     from rich.table import Table  # noqa: PLC0415 - rich is for terminals
 
-    from iretrace.console import cycles, share, wide_console  # noqa: PLC0415
+    from iretrace.console import share, wide_console  # noqa: PLC0415
 
     table = Table(box=None, pad_edge=False)
     table.add_column("trace")
     table.add_column("policy")
     for heading in ("returns", "not IRET", "share", "saved", "hazards", "lost"):
         table.add_column(heading, justify="right", no_wrap=True)
-    done = 0
+    done = failed = 0
     totals: dict[str, list[int]] = {}
+    savings: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for outcome in outcomes:
         if outcome.value is None:
+            failed += 1
             continue
         done += 1
-        lost = sum(loss["count"] for loss in outcome.value["trace"]["losses"])
+        if sums:
+            _add(outcome.value, sums)
         for policy in outcome.value["policies"]:
-            returns, other = policy["returns"], policy["returns"] - policy["iret"]
+            returns, other, *cells = _line(outcome.value["trace"], policy)
             total = totals.setdefault(policy["policy"], [0, 0])
             total[0] += returns
             total[1] += other
-            saved = "-" if policy["saved_cycles"] is None else cycles(policy["saved_cycles"])
-            cells = [f"{returns:,}", f"{other:,}", share(other, returns), saved]
-            cells += [f"{sum(policy['hazards'].values()):,}", f"{lost:,}"]
-            table.add_row(outcome.name, policy["policy"], *cells)
+            table.add_row(outcome.name, policy["policy"], f"{returns:,}", f"{other:,}", *cells)
+            if sums:
+                savings.setdefault(policy["policy"], []).append((outcome.name, policy["savings"]["total"]))
     for name, (returns, other) in totals.items():
         table.add_row(f"all {done}", name, f"{returns:,}", f"{other:,}", share(other, returns), "", "", "")
     if done:
         wide_console().print(table)
-    failed = len(outcomes) - done
+        _show_sums(sums, savings)
     if failed:
-        click.echo(f"{failed} of {len(outcomes)} could not be replayed", err=True)
+        click.echo(f"{failed} of {done + failed} could not be replayed", err=True)
     return failed
+
+
+def _line(trace: dict[str, Any], policy: dict[str, Any]) -> tuple[int, int, str, str, str, str]:
+    """Returns, those that are not IRET, and the other cells of a trace's line under a policy."""
+    from iretrace.console import cycles, share  # noqa: PLC0415
+
+    returns, other = policy["returns"], policy["returns"] - policy["iret"]
+    saved = "-" if policy["saved_cycles"] is None else cycles(policy["saved_cycles"])
+    lost = sum(loss["count"] for loss in trace["losses"])
+    return returns, other, share(other, returns), saved, f"{sum(policy['hazards'].values()):,}", f"{lost:,}"
+
+
+def _show_sums(sums: Sequence[SavedSum], savings: dict[str, list[tuple[str, dict[str, Any]]]]) -> None:
+    if sums:
+        from iretrace.commands.replay_savings import show_sum  # noqa: PLC0415
+
+        for one in sums:
+            show_sum(one.document(), savings[one.policy])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from iretrace.console import cycles, wide_console
+from iretrace.console import cycles, duration, wide_console
 from iretrace.processes import ARROW, IDLE
 
 if TYPE_CHECKING:
@@ -47,16 +47,7 @@ def show_savings(found: Saved, names: Sequence[str]) -> None:
             click.echo(f"  {total['reason']}")
         if total["saved_cycles"] is None:
             continue
-        spread = (
-            f", with that of the load (moving block bootstrap) {_cycles(total['low_cycles'])} to "
-            f"{_cycles(total['high_cycles'])}"
-            if total["low_cycles"] is not None
-            else ""
-        )
-        click.echo(
-            f"  {_cycles(total['saved_cycles'])} TSC cycles; by the cost's interval "
-            f"{_cycles(total['cost_low_cycles'])} to {_cycles(total['cost_high_cycles'])}{spread}"
-        )
+        click.echo(f"  {_interval(total)}")
         table = Table(box=None, pad_edge=False)
         table.add_column("of")
         for heading in ("returns", "RET", "saved", "of CPU time"):
@@ -65,8 +56,8 @@ def show_savings(found: Saved, names: Sequence[str]) -> None:
         rows += [(_command(row), row) for row in savings["by_comm"][:_SHOWN]]
         rows += [(_process(row), row) for row in savings["by_pid"][:_SHOWN] if row["pid"]]
         for label, row in rows:
-            share = "unknown" if row["share_pct"] is None else f"{row['share_pct']:.3g} %"
-            table.add_row(Text(label), f"{row['returns']:,}", f"{row['RET']:,}", _cycles(row["saved_cycles"]), share)
+            saved = (_cycles(row["saved_cycles"]), _share(row["share_pct"]))
+            table.add_row(Text(label), f"{row['returns']:,}", f"{row['RET']:,}", *saved)
         console.print(table)
         latency = Table(box=None, pad_edge=False)
         latency.add_column("latency in TSC cycles")
@@ -84,11 +75,73 @@ def show_savings(found: Saved, names: Sequence[str]) -> None:
         console.print(latency)
 
 
+def show_sum(total: dict[str, Any], traces: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    """Print what a policy saves on several traces.
+
+    Args:
+        total: of :meth:`iretrace.analysis.saved_sum.SavedSum.document`.
+        traces: name and ``total`` of each.
+    """
+    from rich.table import Table  # noqa: PLC0415 - rich is for terminals
+    from rich.text import Text  # noqa: PLC0415
+
+    click.echo(f"\nsavings of {total['policy']}:")
+    if total["reason"]:
+        click.echo(f"  {total['reason']}")
+    if total["saved_cycles"] is None:
+        return
+    time = "" if total["saved_ns"] is None else f"; {duration(total['saved_ns'])} of CPU time"
+    part = "" if total["share_pct"] is None else f", {total['share_pct']:.3g} % of what was recorded"
+    click.echo(f"  {_interval(total)}{time}{part}")
+    console = wide_console()
+    table = Table(box=None, pad_edge=False)
+    table.add_column("trace")
+    for heading in ("returns", "RET", "saved", "by the cost's interval", "with the load's", "of CPU time"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, row in traces:
+        ends = [_range(row["cost_low_cycles"], row["cost_high_cycles"]), _range(row["low_cycles"], row["high_cycles"])]
+        saved = [_cycles(row["saved_cycles"]), *ends, _share(row["share_pct"])]
+        table.add_row(Text(name), f"{row['returns']:,}", f"{row['RET']:,}", *saved)
+    console.print(table)
+    commands = Table(box=None, pad_edge=False)
+    commands.add_column("command")
+    for heading in ("traces", "returns", "RET", "saved", "CPU time"):
+        commands.add_column(heading, justify="right")
+    for row in total["by_comm"][:_SHOWN]:
+        time = "unknown" if row["saved_ns"] is None else duration(row["saved_ns"])
+        counts = [f"{row[name]:,}" for name in ("traces", "returns", "RET")]
+        commands.add_row(Text(_called(row)), *counts, _cycles(row["saved_cycles"]), time)
+    console.print(commands)
+
+
+def _interval(total: dict[str, Any]) -> str:
+    """A saving with both of its intervals."""
+    spread = (
+        f", with that of the load (moving block bootstrap) {_range(total['low_cycles'], total['high_cycles'])}"
+        if total["low_cycles"] is not None
+        else ""
+    )
+    return (
+        f"{_cycles(total['saved_cycles'])} TSC cycles; by the cost's interval "
+        f"{_range(total['cost_low_cycles'], total['cost_high_cycles'])}{spread}"
+    )
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return "unknown" if low is None else f"{_cycles(low)} to {_cycles(high)}"
+
+
+def _share(pct: float | None) -> str:
+    return "unknown" if pct is None else f"{pct:.3g} %"
+
+
+def _called(row: dict[str, Any]) -> str:
+    return "idle" if row["comm"] == IDLE else row["comm"] or "command not known"
+
+
 def _command(row: dict[str, Any]) -> str:
-    if row["comm"] == IDLE:
-        return "idle"
-    comm = row["comm"] or "command not known"
-    return comm if row["pids"] == 1 else f"{comm} ({row['pids']:,} processes)"
+    comm = _called(row)
+    return comm if comm == "idle" or row["pids"] == 1 else f"{comm} ({row['pids']:,} processes)"
 
 
 def _process(row: dict[str, Any]) -> str:
