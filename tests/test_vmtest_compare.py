@@ -299,6 +299,29 @@ def test_a_signal_that_no_hook_saw_lies_on_the_stack_of_its_trap() -> None:
         assert found.unseen == (cause is not None)
 
 
+def test_a_return_seen_on_its_way_to_user_mode_is_of_the_next_iret() -> None:
+    """A lost IRETQ to a signal handler is not made up for by that of another signal, of which the trace saw nothing."""
+    unseen_signal: list[log.Taken | log.Executed] = [
+        taken(0, 3, ip=50, sp=60_000, cpl=3),
+        executed(1, ip=90, sp=59_000, user=True),  # to the handler; its task was switched out before
+        executed(2, ip=50, sp=60_000, user=True),  # rt_sigreturn
+    ]
+    seen_signal = [
+        taken(3, 3, ip=51, sp=60_000, cpl=3),
+        executed(4, ip=90, sp=59_000, user=True),
+        executed(5, ip=51, sp=60_000, user=True),
+    ]
+    seen = [
+        replace(returned(1, 3, ip=50, sp=60_000, user=True, choice="IRET"), hook="sched_switch"),
+        returned(2, 3, ip=90, sp=59_000, user=True, came_from=(51, 60_000), choice="IRET"),
+    ]
+    whole = match_returns([*unseen_signal, *seen_signal], seen)
+    assert causes(whole.to_user.differences) == [("frame", "signal-unseen")]
+    assert whole.system_calls == {"signal-return": 1}
+    lost = match_returns([*unseen_signal, seen_signal[0], seen_signal[2]], seen)
+    assert ("only here", None) in causes(lost.to_user.differences)
+
+
 def test_an_edge_of_the_window_explains_only_what_it_cuts() -> None:
     """A trap open at the edge; an IRETQ whose return is missing is not explained by a like one elsewhere."""
     events: list[log.Taken | log.Executed] = [taken(10), executed(21), taken(25), executed(26)]

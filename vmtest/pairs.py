@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from vmtest.report import Difference, Tally
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from vmtest.seen import Entry, Return
 
 One = TypeVar("One")
+
+WAY_TO_USER: Final = "exit_to_user"
+"""Hook of the returns that were seen on the way to user mode, with no way to be switched out any more."""
 
 
 @dataclass

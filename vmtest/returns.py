@@ -6,7 +6,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from vmtest import unmatched
-from vmtest.pairs import CpuReturns, Item, MatchedReturns, Pair, Traps, remove, target
+from vmtest.pairs import WAY_TO_USER, CpuReturns, Item, MatchedReturns, Pair, Traps, remove, target
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +35,7 @@ def match(cpus: Sequence[CpuReturns]) -> MatchedReturns:
     unmatched.match_mended(found, executed, inside, traps)
     for mine, theirs in _by_latest(traps, executed, inside):
         _add(found, mine, theirs, traps)
-    for mine, theirs in _by_target(executed, inside):
+    for mine, theirs in _by_target(traps, executed, inside):
         _add(found, mine, theirs, traps)
     _order(found)
     for mine, theirs in _across_edge(traps, executed, outside):
@@ -69,16 +69,25 @@ def _by_trap(
 def _by_latest(
     traps: Traps, executed: list[Item[Executed]], returns: list[Item[Return]]
 ) -> list[tuple[Item[Executed], Item[Return]]]:
-    """Match IRETQs whose trap the story does not tell: with the latest before that returned to their target."""
+    """Match IRETQs whose trap the story does not tell: with the latest before that returned to their target.
+
+    Where the return was seen on the way to user mode, no other IRETQ to user mode can lie between trap and IRETQ.
+    """
     pairs = []
     waiting: dict[tuple[int, bool, int | None, int | None], list[tuple[int, Item[Return]]]] = {}
     for item in returns:
         trap = traps.trap_of(item)
         if trap is not None:
             waiting.setdefault((item.cpu.cpu, *target(item.one)), []).append((trap.at, item))
+    to_user = {item.cpu.cpu: [one.at for one in item.cpu.executed if not one.to_kernel] for item in executed}
     for mine in executed:
         fitting = waiting.get((mine.cpu.cpu, *target(mine.one)), [])
-        earlier = [entry for entry in fitting if entry[0] < mine.one.at]
+        irets = to_user[mine.cpu.cpu]
+        earlier = [
+            (at, item)
+            for at, item in fitting
+            if at < mine.one.at and (item.one.hook != WAY_TO_USER or irets[bisect_left(irets, at)] == mine.one.at)
+        ]
         if earlier:
             latest = max(earlier, key=lambda entry: entry[0])
             fitting.remove(latest)
@@ -88,12 +97,16 @@ def _by_latest(
 
 
 def _by_target(
-    executed: list[Item[Executed]], returns: list[Item[Return]]
+    traps: Traps, executed: list[Item[Executed]], returns: list[Item[Return]]
 ) -> list[tuple[Item[Executed], Item[Return]]]:
-    """Match what has the same target, on any CPU, one to one, in order; what was matched leaves both lists."""
+    """Match what has the same target, on any CPU, one to one, in order; what was matched leaves both lists.
+
+    Not a return of a known trap that was seen on the way to user mode: its IRETQ is the next one, or missing.
+    """
     by_target: dict[tuple[bool, int | None, int | None], list[Item[Return]]] = {}
     for item in returns:
-        by_target.setdefault(target(item.one), []).append(item)
+        if item.one.hook != WAY_TO_USER or traps.trap_of(item) is None:
+            by_target.setdefault(target(item.one), []).append(item)
     pairs = []
     for mine in executed:
         fitting = by_target.get(target(mine.one), [])

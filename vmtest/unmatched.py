@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from iretrace.vectors import PF
 from vmtest.nesting import FLAGS_ALWAYS_SET, SYSCALL
-from vmtest.pairs import CpuReturns, Item, MatchedReturns, Pair, Traps, show_executed, show_return
+from vmtest.pairs import WAY_TO_USER, CpuReturns, Item, MatchedReturns, Pair, Traps, show_executed, show_return
 from vmtest.report import Difference
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _signalled(found: MatchedReturns, mine: Item[Executed], returns: list[Item[R
         (trap, item)
         for item in returns
         if item.cpu is mine.cpu
-        and item.one.hook != "exit_to_user"
+        and item.one.hook != WAY_TO_USER
         and (trap := traps.trap_of(item)) is not None
         and trap.at < mine.one.at
         and _lays_frame(trap, mine.one)
@@ -114,7 +114,7 @@ def _signalled(found: MatchedReturns, mine: Item[Executed], returns: list[Item[R
         (pair.trap, pair)
         for pair in found.pairs
         if pair.cpu is mine.cpu
-        and pair.returned.hook != "exit_to_user"
+        and pair.returned.hook != WAY_TO_USER
         and pair.returned.entry_tsc not in found.signalled
         and pair.trap is not None
         and (pair.moved or pair.trap.at < mine.one.at)
