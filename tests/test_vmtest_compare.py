@@ -306,7 +306,7 @@ def test_a_return_seen_on_its_way_to_user_mode_is_of_the_next_iret() -> None:
         executed(1, ip=90, sp=59_000, user=True),  # to the handler; its task was switched out before
         executed(2, ip=50, sp=60_000, user=True),  # rt_sigreturn
     ]
-    seen_signal = [
+    seen_signal: list[log.Taken | log.Executed] = [
         taken(3, 3, ip=51, sp=60_000, cpl=3),
         executed(4, ip=90, sp=59_000, user=True),
         executed(5, ip=51, sp=60_000, user=True),
