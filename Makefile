@@ -39,11 +39,12 @@ vmtest: $(INSTALLED) packages-vm
 bench: $(INSTALLED) packages-test
 	$(BIN)/python -m benchmarks
 
-# Ten minutes for each format that is read: crashes, hangs and growing memory end it.
-FUZZED := perf trace-dat ftrace qemu csv partial trace
+# Ten minutes for each format that is read, or `make fuzz SECONDS=60`: crashes, hangs and growing memory end it.
+SECONDS ?= 600
+FUZZED  := perf trace-dat ftrace qemu csv partial trace
 fuzz: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
-	for format in $(FUZZED); do $(BIN)/python -m tests.fuzz $$format 600 || exit 1; done
+	for format in $(FUZZED); do $(BIN)/python -m tests.fuzz $$format $(SECONDS) || exit 1; done
 
 screenshots: $(INSTALLED) packages-test
 	PYTHONPATH=. $(BIN)/python docs/screenshots.py

@@ -21,7 +21,7 @@ from iretrace.importers.cursor import Short
 from iretrace.importers.formats import action_for
 from iretrace.importers.job import Job, classes_of, cycles, ns_clock
 from iretrace.importers.rows import ACTION, FIELD, N_CPUS, ROW
-from iretrace.importers.trace_dat_file import Buffer, TraceDat, open_trace_dat, pieces
+from iretrace.importers.trace_dat_file import MAX_PAGE_BYTES, Buffer, TraceDat, open_trace_dat, pieces
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -36,6 +36,7 @@ END, FULL, MALFORMED = range(3)
 _TSC_CLOCKS: Final = ("x86-tsc", "tsc2nsec")
 _COUNTERS: Final = ("counter", "uptime")
 _ROWS_AT_ONCE: Final = 1 << 16
+_MIN_EVENT_BYTES: Final = 4
 _MAX_NAMES: Final = 1 << 14
 
 
@@ -101,9 +102,9 @@ class _Walk:
         self._data_offset = page.get("data", (0, 0))[0]
         self._counts = np.zeros(len(self._formats) + 1, np.uint64)
         self._first_on_cpu = np.zeros(N_CPUS, np.uint64)
-        self._rows = np.empty(max(_ROWS_AT_ONCE, buffer.page_bytes), ROW)
-        if not self._fields["size"].all() or not 8 <= self._data_offset < buffer.page_bytes:
+        if not self._fields["size"].all() or not 8 <= self._data_offset < buffer.page_bytes <= MAX_PAGE_BYTES:
             raise InputError(job.path, "does not say how its pages are laid out", expected="formats in its header")
+        self._rows = np.empty(max(_ROWS_AT_ONCE, buffer.page_bytes // _MIN_EVENT_BYTES), ROW)
 
     def read(self, file: BinaryIO, cpu: int, offset: int, size: int) -> None:
         """Read one CPU's pages."""

@@ -29,7 +29,7 @@ _MAX_OPTION_SECTIONS: Final = 1024
 _MAX_OPTIONS: Final = 1 << 16
 _MAX_CPUS: Final = 1 << 16
 _MAX_NAME_BYTES: Final = 256
-_MAX_PAGE_BYTES: Final = 1 << 20
+MAX_PAGE_BYTES: Final = 1 << 20
 _MAX_WINDOW_BYTES: Final = 1 << 27
 _PIECE_BYTES: Final = 1 << 20
 
@@ -262,7 +262,7 @@ def pieces(file: BinaryIO, offset: int, size: int, compression: str, page_bytes:
     Raises:
         Short, ValueError, zlib.error: it cannot be read further.
     """
-    if not 16 <= page_bytes <= _MAX_PAGE_BYTES:
+    if not 16 <= page_bytes <= MAX_PAGE_BYTES:
         raise ValueError(f"pages of {page_bytes} bytes")
     if compression == "none":
         at = offset

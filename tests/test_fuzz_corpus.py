@@ -1,0 +1,37 @@
+"""The files that fuzzing begins with, among them what it found: each is read, or refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from iretrace.errors import IretraceError
+from iretrace.importers.run import import_file
+from iretrace.schema import EVENT_SCHEMA
+from iretrace.trace import open_trace
+
+CORPUS = Path(__file__).resolve().parent / "fuzz" / "corpus"
+FILES = sorted(path for path in CORPUS.rglob("*") if path.is_file())
+REFUSED = {
+    "trace-dat/pages": "does not say how its pages are laid out",  # of 4 GiB, for which room was made
+}
+
+
+def read(path: Path, target: Path) -> int:
+    """Number of events of a file."""
+    if path.parent.name == "trace":
+        return sum(batch.num_rows for batch in open_trace(path).batches(EVENT_SCHEMA.names))
+    return import_file(path, target).footer.events
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CORPUS)))
+def test_the_corpus_is_read_or_refused(path: Path, tmp_path: Path) -> None:
+    """No file of it crashes its reader; those that are refused are refused for what is wrong with them."""
+    refusal = REFUSED.get(str(path.relative_to(CORPUS)))
+    if refusal is None:
+        assert read(path, tmp_path / "t.parquet")
+        return
+    with pytest.raises(IretraceError, match=refusal) as caught:
+        read(path, tmp_path / "t.parquet")
+    assert "\n" not in str(caught.value)
