@@ -27,15 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     from iretrace.trace import TraceWriter
 
 HELD_ROWS: Final = 1 << 19
 """Rows held before they are spilled: 24 MiB, and as much again while they are sorted."""
-
-_SPARE: Final = 2
-"""As many rows again: while some are taken, others wait to be written, and others are being written."""
 
 _MERGED_ROWS: Final = 1 << 18
 """Rows in memory while merging, over all runs that are open."""
@@ -90,12 +88,10 @@ class Sorter:
         self._directory = directory
         self._progress = progress
         # Memory that is used again costs less than fresh memory: a page fault takes longer than to copy a page.
-        self._held = np.empty(HELD_ROWS, ROW)
-        self._spare: queue.SimpleQueue[NDArray[np.void]] = queue.SimpleQueue()
-        for _ in range(_SPARE):
-            self._spare.put(np.empty(HELD_ROWS, ROW))
-        self._tsc = np.empty(0, np.uint64)
-        self._as_they_come = np.empty(0, np.int64)
+        self._held, self._spare = np.empty(HELD_ROWS, ROW), np.empty(HELD_ROWS, ROW)
+        self._memory = Memory()
+        self._tsc = np.empty(HELD_ROWS, np.uint64)
+        self._as_they_come = np.arange(HELD_ROWS)
         self._n_held = 0
         self._spill: IO[bytes] | None = None
         self._runs: list[_Run] = []
@@ -123,6 +119,7 @@ class Sorter:
                 checked = self._written_to
             n = min(len(rows), len(self._held) - self._n_held)
             self._held[self._n_held : self._n_held + n] = rows[:n]
+            self._tsc[self._n_held : self._n_held + n] = rows["tsc"][:n]
             self._n_held += n
             rows = rows[n:]
             self._make_room()
@@ -144,6 +141,8 @@ class Sorter:
         if lowest < self._written_to:
             raise TooLate
         self.n_rows += n
+        # Now, while they are in the cache.
+        self._tsc[self._n_held : self._n_held + n] = self._held["tsc"][self._n_held : self._n_held + n]
         self._n_held += n
         self._make_room()
 
@@ -158,39 +157,39 @@ class Sorter:
         """Write everything."""
         if not self._runs:
             rows = self._held[: self._n_held]
-            order = self._sorted_order(rows)
+            order = self._order(self._tsc[: self._n_held])
             for start in range(0, len(order), _MERGED_ROWS):
                 self._write(rows, order[start : start + _MERGED_ROWS], alone=len(order) <= _MERGED_ROWS)
         else:
             if self._n_held:
                 self._spill_held()
             for rows in self._merged():
-                self._write(rows, self._sorted_order(rows))
+                self._write(rows, self._order(np.ascontiguousarray(rows["tsc"])))
         self._writer.finish()
 
     def _write(self, rows: NDArray[np.void], order: NDArray[np.int64], *, alone: bool = False) -> None:
-        """Have rows written, which must not change any more; ``alone``: there are no others."""
-        part = _Part(rows=rows, order=order, hooks=tuple(self.hooks))
-        self._progress(self._writer.write_here(part) if alone else self._writer.write(part))
+        """Write rows; ``alone``: there are no others."""
+        batch = to_batch(rows, order, self.hooks, self._memory)
+        self._progress(self._writer.write_here(batch) if alone else self._writer.write(batch))
 
     def _write_half(self) -> None:
         """Write the earlier half of what is held."""
-        full, self._held = self._held, self._spare.get()
-        order = self._sorted_order(full)
+        order = self._order(self._tsc)
         half = (len(order) + 1) // 2
-        self._written_to = int(full["tsc"][order[half - 1]])
-        self._n_held = len(order) - half
-        _native.rows_gather(full, order[half:], self._held)
-        part = _Part(rows=full, order=order[:half], hooks=tuple(self.hooks), back=self._spare)
-        self._progress(self._writer.write(part))
+        earlier, later = order[:half], order[half:]
+        self._written_to = int(self._tsc[earlier[-1]])
+        self._write(self._held, earlier)
+        _native.rows_gather(self._held, later, self._spare)
+        self._tsc[: len(later)] = self._tsc[later]
+        self._held, self._spare = self._spare, self._held
+        self._n_held = len(later)
 
     def _spill_held(self) -> None:
         rows = self._held[: self._n_held]
-        if not _rises(rows["tsc"]):
-            full, self._held = self._held, self._spare.get()
-            _native.rows_gather(rows, self._sorted_order(rows), self._held)
-            rows = self._held[: len(rows)]
-            self._spare.put(full)
+        tsc = self._tsc[: len(rows)]
+        if not _rises(tsc):
+            _native.rows_gather(rows, self._order(tsc), self._spare)
+            rows = self._spare[: len(rows)]
         if self._spill is None:
             self._spill = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115 - closed by __exit__
         start = self._runs[-1].start + self._runs[-1].n_rows if self._runs else 0
@@ -228,15 +227,11 @@ class Sorter:
             yield np.concatenate([_cut(run, limit) for run in opened])
             opened = [run for run in opened if run.more or run.chunk is not None]
 
-    def _sorted_order(self, rows: NDArray[np.void]) -> NDArray[np.int64]:
-        if len(self._tsc) < len(rows):
-            self._tsc = np.empty(max(len(rows), len(self._held)), np.uint64)
-            self._as_they_come = np.arange(len(self._tsc), dtype=np.int64)
-        tsc = self._tsc[: len(rows)]
-        tsc[:] = rows["tsc"]
+    def _order(self, tsc: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Which rows follow each other."""
         if _rises(tsc):
-            return self._as_they_come[: len(rows)]
-        return np.argsort(tsc, kind="stable").astype(np.int64, copy=False)
+            return self._as_they_come[: len(tsc)] if len(tsc) <= HELD_ROWS else np.arange(len(tsc))
+        return np.argsort(tsc, kind="stable")
 
     def _read(self, run: _Run, rows: int) -> None:
         assert self._spill is not None  # noqa: S101 - there are runs
@@ -270,43 +265,32 @@ def _rises(values: NDArray[np.uint64]) -> bool:
     return bool((values[1:] >= values[:-1]).all())
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Part:
-    """Rows to be written, in an order; where their memory goes when it has been read."""
-
-    rows: NDArray[np.void]
-    order: NDArray[np.int64]
-    hooks: tuple[str, ...]
-    back: queue.SimpleQueue[NDArray[np.void]] | None = None
-
-
 class _Behind:
-    """Writes in a thread of its own: neither the columns nor Parquet's encoding need the interpreter's lock."""
+    """Writes in a thread of its own: Parquet's encoding does not need the interpreter's lock."""
 
     def __init__(self, writer: TraceWriter) -> None:
         self._writer = writer
-        self._memory = Memory()
-        self._queue: queue.Queue[_Part | None] = queue.Queue(maxsize=1)
+        self._queue: queue.Queue[pa.RecordBatch | None] = queue.Queue(maxsize=1)
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._written = 0
 
-    def write(self, part: _Part) -> int:
-        """Hand rows over; the number of events handed over so far."""
-        self._written += len(part.order)
+    def write(self, batch: pa.RecordBatch) -> int:
+        """Hand events over; the number of events handed over so far."""
+        self._written += batch.num_rows
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, daemon=True)
             self._thread.start()
         self._raise()
-        self._queue.put(part)
+        self._queue.put(batch)
         return self._written
 
-    def write_here(self, part: _Part) -> int:
-        """Write rows that are the last: where they are the first too, without a thread."""
+    def write_here(self, batch: pa.RecordBatch) -> int:
+        """Write events that are the last: where they are the first too, without a thread."""
         if self._thread is not None:
-            return self.write(part)
-        self._written += len(part.order)
-        self._encode(part)
+            return self.write(batch)
+        self._written += batch.num_rows
+        self._writer.write(batch)
         return self._written
 
     def finish(self) -> None:
@@ -326,19 +310,9 @@ class _Behind:
             raise self._error
 
     def _run(self) -> None:
-        while (part := self._queue.get()) is not None:
+        while (batch := self._queue.get()) is not None:
             if self._error is None:
                 try:
-                    self._encode(part)
+                    self._writer.write(batch)
                 except BaseException as error:  # noqa: BLE001 - it is raised where the importer waits
                     self._error = error
-            elif part.back is not None:
-                part.back.put(part.rows)
-
-    def _encode(self, part: _Part) -> None:
-        try:
-            batch = to_batch(part.rows, part.order, part.hooks, self._memory)
-        finally:
-            if part.back is not None:
-                part.back.put(part.rows)
-        self._writer.write(batch)
