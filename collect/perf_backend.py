@@ -329,6 +329,7 @@ def _convert(  # noqa: PLR0913, PLR0917 - the parts of a run
             if not sorter.n_rows:
                 raise MachineError(target, "not written: no event was recorded", remedy="record for longer")
             sorter.finish()
+            processes = recording.processes()
         overrun = {loss.cpu for loss in job.losses}
         missing = [loss for loss in job.crosscheck.missing() if loss.cpu not in overrun]
         if job.malformed:
@@ -339,6 +340,7 @@ def _convert(  # noqa: PLR0913, PLR0917 - the parts of a run
             events=sorter.n_rows,
             classes=classes,
             losses=job.losses + missing,
+            processes=processes,
             clock=footers.Clock(
                 source="ktime",
                 tsc_khz=clock.khz,

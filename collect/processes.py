@@ -18,7 +18,7 @@ import numpy as np
 
 from iretrace.collect.wire import PROCESS_ENDED, PROCESS_RENAMED
 from iretrace.footer import Loss, Process
-from iretrace.processes import in_order
+from iretrace.processes import in_order, readable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -114,7 +114,7 @@ class ProcessNames:
 
     def _is_called(self, pid: int, comm: bytes, since_tsc: int | None) -> None:
         names = self._names.get(pid, [])
-        text = "".join(letter if letter.isprintable() else "?" for letter in comm.decode(errors="replace"))
+        text = readable(comm)
         if names and names[-1].comm == text:
             return
         if self._count == MAX_NAMES:

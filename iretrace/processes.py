@@ -23,6 +23,11 @@ ARROW: Final = " → "
 """Between the names of a process that changed its name."""
 
 
+def readable(comm: bytes) -> str:
+    """A name as the kernel keeps it, as text: on one line, whatever it holds."""
+    return "".join(letter if letter.isprintable() else "?" for letter in comm.decode(errors="replace"))
+
+
 def in_order(processes: Iterable[Process]) -> list[Process]:
     """Names by pid and in the order of time; of two from the same moment the later told one stays."""
     last = {(process.pid, process.since_tsc or 0): process for process in processes}

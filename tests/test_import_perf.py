@@ -6,17 +6,20 @@ import os
 import re
 import struct
 import subprocess
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from iretrace.errors import InputError, IretraceError
-from iretrace.importers import perf_data, sorting
+from iretrace.importers import perf_data, perf_tasks, sorting
 from iretrace.importers.job import ImportOptions
 from iretrace.importers.run import Imported, import_file
+from iretrace.processes import Commands
 from tests import perf_writer as perf
 from tests.import_twins import perf_samples
 from tests.perf_writer import PerfFile, Tracepoint
@@ -85,6 +88,40 @@ def assert_same(theirs: list[tuple[Any, ...]], ours: list[tuple[Any, ...]]) -> N
         assert other[8] == item[8]
         if other[7] is not None:
             assert other[7] == item[7]
+
+
+_NAMED = re.compile(r"^\s*(.+?)\s+(-?\d+)/(-?\d+)\s+(\d+)\.(\d{9}):\s*$")
+
+
+@pytest.mark.kernel
+def test_processes_are_called_what_perf_calls_them(tmp_path: Path) -> None:
+    """Processes that fork, execute and rename themselves: at each trap of a main thread the name that perf prints."""
+    data = tmp_path / "perf.data"
+    renames = (
+        "import os, time\nfor n in range(30):\n open('/proc/self/comm', 'w').write(f'name {n}')\n bytearray(1 << 20)"
+    )
+    shell = "for i in 1 2 3 4 5 6 7; do /bin/true; (:; (ls / | cat)) >/dev/null; done"
+    script = f'{shell}; exec {sys.executable} -c "{renames}"'
+    command = ["perf", "record", "-q", "-a", "-m", "4M", "-e", EVENTS, "-o", str(data), "--", "sh", "-c", script]
+    subprocess.run(command, check=True, capture_output=True)
+    rows, imported = rows_of(data, tmp_path / "t.parquet")
+    commands = Commands(imported.footer.processes)
+    theirs: dict[tuple[int, int], set[str]] = {}
+    script_of = ["perf", "script", "--ns", "-F", "comm,pid,tid,time", "-i", str(data)]
+    for line in subprocess.run(script_of, check=True, capture_output=True, text=True).stdout.splitlines():
+        match = _NAMED.match(line)
+        assert match is not None, line
+        comm, pid, tid, seconds, ns = match.groups()
+        if pid == tid:
+            theirs.setdefault((int(seconds) * 10**9 + int(ns), int(pid)), set()).add(comm)
+    ours = commands.find(np.array([row["pid"] for row in rows], np.uint32), np.array([row["tsc"] for row in rows]))
+    compared = [
+        (theirs[row["tsc"], row["pid"]], commands.names[name])
+        for row, name in zip(rows, ours, strict=True)
+        if (row["tsc"], row["pid"]) in theirs and row["pid"]
+    ]
+    assert [item for item in compared if item[1] not in item[0]] == []
+    assert {"sh", "true", "ls", "cat", "name 0", "name 29"} <= {name for _, name in compared}
 
 
 @pytest.mark.kernel
@@ -218,6 +255,56 @@ def test_lost_records_are_losses(tmp_path: Path) -> None:
         ("overrun", 1, 7),
         ("overrun", None, 3),
     ]
+
+
+def test_names_follow_renames_and_forks(tmp_path: Path) -> None:
+    """Names count from their record's time, in any order; a new process has its parent's; threads none."""
+
+    def comm(time: int, pid: int, tid: int, name: bytes) -> bytes:
+        end = struct.pack("<IIQIIQ", pid, tid, time, 1, 0, 0)
+        return perf.record(3, struct.pack("<II", pid, tid) + name.ljust(len(name) // 8 * 8 + 8, b"\0") + end)
+
+    def fork(time: int, child: tuple[int, int], parent: tuple[int, int]) -> bytes:
+        numbers = (child[0], parent[0], child[1], parent[1], time)
+        return perf.record(7, struct.pack("<IIIIQ", *numbers) + struct.pack("<IIQIIQ", *parent, time, 1, 0, 0))
+
+    recording = PerfFile()
+    recording.records = [
+        comm(0, 7, 7, b"sh"),
+        comm(0, 8, 8, b"unmet"),
+        comm(300, 7, 7, b"two\nlines"),
+        comm(200, 9, 9, b"ls"),
+        fork(100, (9, 9), (7, 7)),
+        fork(110, (7, 70), (7, 7)),
+        comm(120, 7, 70, b"worker"),
+        fork(400, (9, 9), (7, 70)),  # the number given again, by a thread
+    ]
+    for time, pid in ((50, 7), (150, 9), (250, 9), (350, 7), (450, 9)):
+        raw = perf.TIMER_ENTRY.raw({"vector": 236})
+        recording.records.append(recording.sample(perf.TIMER_ENTRY, time=time, cpu=0, pid=pid, raw=raw))
+    _, done = rows_of(write(tmp_path / "p", recording), tmp_path / "t.parquet", tsc_khz=2_000_000.0)
+    assert done.job.malformed == 0, done.job.told
+    assert [(one.pid, one.comm, one.since_tsc) for one in done.footer.processes] == [
+        (7, "sh", None),
+        (7, "two?lines", 600),
+        (9, "sh", 200),
+        (9, "ls", 400),
+        (9, "worker", 800),
+    ]
+
+
+def test_too_many_names_are_a_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not kept is counted."""
+    monkeypatch.setattr(perf_tasks, "MAX_NAMES", 2)
+    monkeypatch.setattr(perf_tasks, "_MAX_RECORDS", 4)
+    recording = PerfFile()
+    one_of_each(recording)
+    for time in range(7):
+        body = struct.pack("<II", 42, 42) + f"name {time}".encode().ljust(8, b"\0")
+        recording.records.append(perf.record(3, body + struct.pack("<IIQIIQ", 42, 42, time, 1, 0, 0)))
+    _, done = rows_of(write(tmp_path / "p", recording), tmp_path / "t.parquet")
+    assert [one.comm for one in done.footer.processes] == ["name 0", "name 1"]
+    assert [(loss.cause, loss.count) for loss in done.footer.losses] == [("process-names", 5)]
 
 
 def test_the_clock(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _TOLD: Final = 5
 _VECTOR_KEYS: Final = 1 << 10
+_N_PIDS: Final = 1 << 22
+"""Linux include/linux/threads.h, PID_MAX_LIMIT."""
 _NS_PER_MS: Final = 1_000_000
 _TSC_MAX: Final = 2.0**64 - 2048
 
@@ -60,6 +62,7 @@ class Job:
         told: where the first of them are, and what is wrong.
         notes: what else the user should know.
         losses: what the file says was lost when it was recorded.
+        met: by number (the last stands for all larger ones), whether a row is of that process.
     """
 
     path: Path
@@ -72,6 +75,7 @@ class Job:
     told: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     losses: list[footers.Loss] = field(default_factory=list)
+    met: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(_N_PIDS, np.bool_))
     _seen: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(_VECTOR_KEYS, np.uint64))
     _first: int | None = None
     _last: int | None = None
@@ -94,7 +98,7 @@ class Job:
 
     def _account(self, rows: NDArray[np.void]) -> int:
         """Count rows; the smallest TSC among them."""
-        first, last = _native.rows_account(rows, self._seen)
+        first, last = _native.rows_account(rows, self._seen, self.met)
         self._first = first if self._first is None else min(self._first, first)
         self._last = last if self._last is None else max(self._last, last)
         return int(first)

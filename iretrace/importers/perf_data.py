@@ -77,6 +77,7 @@ def load(file: BinaryIO, size: int | None, job: Job) -> footers.Footer:
     recording.read(file, size)
     recording.count_events()
     clock = recording.clock()
+    processes = recording.processes()
     recorded = [name.partition(":")[2] for name in recording.trap_names()]
     return job.footer(
         "iretrace import --format perf",
@@ -85,6 +86,7 @@ def load(file: BinaryIO, size: int | None, job: Job) -> footers.Footer:
         host=header.host(),
         cpu=header.cpu(),
         command=header.command,
+        processes=processes,
     )
 
 
@@ -246,11 +248,16 @@ class Recording:
     def _take(self, rows: NDArray[np.void]) -> None:
         if not len(rows):
             return
-        if self.conversion is not None:
-            rows["tsc"] = self.conversion.tsc(rows["tsc"])
-        elif self.job.options.tsc_khz is not None:
-            rows["tsc"] = cycles(rows["tsc"], self.job.options.tsc_khz)
+        if self.conversion is not None or self.job.options.tsc_khz is not None:
+            rows["tsc"] = self.to_tsc(rows["tsc"])
         self.job.took(rows)
+
+    def to_tsc(self, nanoseconds: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """Perf's time to the trace's."""
+        if self.conversion is not None:
+            return self.conversion.tsc(nanoseconds)
+        khz = self.job.options.tsc_khz
+        return nanoseconds if khz is None else cycles(nanoseconds, khz)
 
     def count_events(self) -> None:
         """Put the counts of the events into the account."""
@@ -265,6 +272,12 @@ class Recording:
             for attr, rule in zip(self.header.attrs, self._rules, strict=False)
             if rule is not None and rule.trap
         ]
+
+    def processes(self) -> list[footers.Process]:
+        """What the processes with traps were called; names that were too many become a loss."""
+        processes, losses = self.special.tasks.named(self.job.met, self.to_tsc)
+        self.job.losses += losses
+        return processes
 
     @property
     def began(self) -> bool:

@@ -1,4 +1,4 @@
-"""The records of perf.data that are no samples: losses, the clock, a pipe's header, compressed pieces.
+"""The records of perf.data that are no samples: losses, names, the clock, a pipe's header, compressed pieces.
 
 Layout: ``tools/lib/perf/include/perf/event.h``, ``include/uapi/linux/perf_event.h``.
 """
@@ -13,6 +13,7 @@ import numpy as np
 from iretrace import footer as footers
 from iretrace.importers import perf_header
 from iretrace.importers.cursor import Cursor, Short
+from iretrace.importers.perf_tasks import COMM, FORK, Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,10 +33,22 @@ TIME_CONV: Final = 79
 FEATURE: Final = 80
 COMPRESSED: Final = 81
 COMPRESSED2: Final = 83
-_HANDLED: Final = (LOST, LOST_SAMPLES, ATTR, TRACING_DATA, AUXTRACE, TIME_CONV, FEATURE, COMPRESSED, COMPRESSED2)
+_HANDLED: Final = (
+    LOST,
+    COMM,
+    FORK,
+    LOST_SAMPLES,
+    ATTR,
+    TRACING_DATA,
+    AUXTRACE,
+    TIME_CONV,
+    FEATURE,
+    COMPRESSED,
+    COMPRESSED2,
+)
 
-_SLICE_BYTES: Final = 1024
-"""So much compressed data goes in at once: what comes out is then at most 32 MiB (256 runs of 128 KiB)."""
+_SLICE_BYTES: Final = 256
+"""So much compressed data goes in at once: what comes out is then at most 8 MiB (64 runs of 128 KiB)."""
 _PIECE_BYTES: Final = 4 << 20
 _MAX_WINDOW_BYTES: Final = 1 << 27
 _MAX_ATTRS: Final = 1 << 14
@@ -88,6 +101,7 @@ class Special:
         """Record types that come here, for the walk."""
         self.read_beyond = 0
         """Bytes read from the file past the piece at hand."""
+        self.tasks = Tasks()
         self._lost: dict[int | None, int] = {}
         self._lost_samples = 0
         self._decompressor: object | None = None
@@ -117,6 +131,8 @@ class Special:
                 self._decompress(cursor.take(cursor.u64() if kind == COMPRESSED2 else cursor.left), where)
             elif kind in (LOST, LOST_SAMPLES):
                 self._count_lost(kind, cursor)
+            elif kind in (COMM, FORK):
+                self.tasks.take(kind, cursor, self._recording.sample_type)
             elif kind in _HANDLED:
                 self._learn(kind, cursor)
             else:

@@ -173,15 +173,16 @@ done:
 static PyObject *rows_account(PyObject *module, PyObject *args)
 {
 	uint64_t first = UINT64_MAX, last = 0;
-	Py_buffer rows = {0}, seen = {0};
+	Py_buffer rows = {0}, seen = {0}, met = {0};
 	PyObject *result = NULL;
-	size_t n, i;
+	size_t n, n_pids, i;
 
 	(void)module;
-	if (!PyArg_ParseTuple(args, "y*w*", &rows, &seen))
+	if (!PyArg_ParseTuple(args, "y*w*w*", &rows, &seen, &met))
 		return NULL;
 	n = (size_t)rows.len / sizeof(struct trap_row);
-	if (!n || (size_t)seen.len < N_KEYS * sizeof(uint64_t)) {
+	n_pids = (size_t)met.len;
+	if (!n || !n_pids || (size_t)seen.len < N_KEYS * sizeof(uint64_t)) {
 		PyErr_SetString(PyExc_ValueError, "no rows, or too little room for their counts");
 		goto done;
 	}
@@ -191,17 +192,19 @@ static PyObject *rows_account(PyObject *module, PyObject *args)
 		first = row->tsc < first ? row->tsc : first;
 		last = row->tsc > last ? row->tsc : last;
 		((uint64_t *)seen.buf)[row->vector | (row->phase & 1) << 8 | !!(row->known & KNOWN_VECTOR) << 9]++;
+		((uint8_t *)met.buf)[row->pid < n_pids ? row->pid : n_pids - 1] = 1;
 	}
 	result = Py_BuildValue("(KK)", (unsigned long long)first, (unsigned long long)last);
 done:
 	PyBuffer_Release(&rows);
 	PyBuffer_Release(&seen);
+	PyBuffer_Release(&met);
 	return result;
 }
 
 PyMethodDef iretrace_rows_methods[] = {
 	{"rows_to_columns", rows_to_columns, METH_VARARGS, "Fill a buffer with the columns of rows; the nulls of each."},
 	{"rows_gather", rows_gather, METH_VARARGS, "Copy rows, in an order, to the beginning of other rows."},
-	{"rows_account", rows_account, METH_VARARGS, "Count rows by vector and phase; their (first, last) TSC."},
+	{"rows_account", rows_account, METH_VARARGS, "Count rows by vector and phase, note their processes; their (first, last) TSC."},
 	{NULL, NULL, 0, NULL},
 };

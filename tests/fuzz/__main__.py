@@ -39,8 +39,11 @@ _CLEAR: Final = Path("/proc/self/clear_refs")
 
 def memory(which: str) -> int:
     """Resident bytes of this process: now (``VmRSS``), or at most since :data:`_CLEAR` got a 5 (``VmHWM``)."""
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(which))
-    return int(line.split()[1]) << 10
+    while True:
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith(which):
+                return int(line.split()[1]) << 10
+        # Seldom, but seen: the kernel left the lines of memory out.
 
 
 class Fuzzer:
