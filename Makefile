@@ -9,7 +9,7 @@ VM_PACKAGES := qemu-system-x86 busybox-static cpio kmod zstd gcc libc6-dev
 
 # Needed to record (python3-bpfcc), to build (python3-dev) and, by the tests only, as oracle (linux-perf) and browser.
 DEMO_PACKAGES := python3-bpfcc
-INSTALL_TEST_PACKAGES := gcc-aarch64-linux-gnu libc6-dev-arm64-cross groff-base sudo fish zsh
+INSTALL_TEST_PACKAGES := gcc-aarch64-linux-gnu libc6-dev-arm64-cross groff-base sudo systemd fish zsh
 TEST_PACKAGES := $(DEMO_PACKAGES) chromium linux-perf trace-cmd bpftrace $(VM_PACKAGES) $(INSTALL_TEST_PACKAGES)
 
 INSTALLED := $(VENV)/.installed

@@ -5,10 +5,15 @@ This file is the only owner of the map from directory to package: ``collect/`` i
 uninstalled checkout, mypy and pytest see the same tree; ``tests/test_layout.py`` holds the two together.
 """
 
+import os
 import platform
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
 
 PACKAGE_DIRS = {
     "iretrace": "iretrace",
@@ -98,7 +103,33 @@ NATIVE = Extension(
     else [],
 )
 
+
+class BuildWithShellFiles(build_py):  # type: ignore[misc] # setuptools has no types
+    """Makes man pages and completion from the built package's own commands, as data files of the wheel."""
+
+    def run(self) -> None:
+        """Build the modules, then what is made of them; an editable install has no use for copies."""
+        super().run()
+        if self.editable_mode:
+            return
+        built = Path(self.build_lib).absolute()
+        share = built.parent / "share"
+        shutil.rmtree(share, ignore_errors=True)  # an older build may have had other verbs
+        command = [sys.executable, "-m", "iretrace.shell_files", str(share)]
+        # In front of the path, not in place of it: an isolated build has its packages there.
+        paths = os.pathsep.join(filter(None, (str(built), os.environ.get("PYTHONPATH"))))
+        subprocess.run(command, check=True, cwd=built, env={**os.environ, "PYTHONPATH": paths})
+        folders: dict[Path, list[str]] = {}
+        for path in sorted(share.rglob("*")):
+            if path.is_file():
+                folders.setdefault(path.parent, []).append(str(path))
+        self.distribution.data_files = [
+            (str("share" / folder.relative_to(share)), paths) for folder, paths in folders.items()
+        ]
+
+
 setup(
+    cmdclass={"build_py": BuildWithShellFiles},
     packages=list(PACKAGE_DIRS),
     package_dir=PACKAGE_DIRS,
     package_data={

@@ -1,10 +1,11 @@
 """The command line: finds the verb, and is the one place that turns errors into exit codes.
 
-Exit status: 0 fine, 1 the check found something, 2 it could not be done.
+Exit status: 0 fine, 1 the check found something, 2 it could not be done; 141 where the reader of the output went away.
 """
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from iretrace import __version__
-from iretrace.errors import EXIT_FAILED, EXIT_OK, IretraceError
+from iretrace.errors import EXIT_CLOSED, EXIT_FAILED, EXIT_OK, IretraceError
 from iretrace.verbs import VERBS
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     try:
         status = iretrace.main(arguments, prog_name="iretrace", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except IretraceError as error:
         _fail(str(error))
     except click.ClickException as error:
@@ -62,13 +64,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(" ".join(error.format_message().split()).rstrip(".") + hint)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted")
-    except BrokenPipeError:
-        # The reader went away (| head): not an error of ours; keep the interpreter from saying so at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_OK)
+    except (BrokenPipeError, SystemExit):
+        # The reader went away (| head). That is no error, but nothing is known of what it did not read: the status is
+        # neither 0 nor 1. Nothing here exits by itself; click and rich do so, with 1, at a closed pipe.
+        _forget_output()
+        sys.exit(EXIT_CLOSED)
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        _forget_output()
+        _fail(f"{error.filename or 'standard output'}: could not be written ({error.strerror}); free space")
     except MemoryError:
         _fail("out of memory")
     sys.exit(status if isinstance(status, int) else EXIT_OK)
+
+
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
+
+def _forget_output() -> None:
+    """What is still buffered goes nowhere, so that the interpreter does not try again, and complain, at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _fail(message: str) -> None:

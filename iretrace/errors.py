@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 EXIT_OK = 0
 EXIT_FOUND = 1
 EXIT_FAILED = 2
+EXIT_CLOSED = 141
+"""As of a program that SIGPIPE ended."""
 
 
 class IretraceError(Exception):

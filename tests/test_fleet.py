@@ -230,8 +230,7 @@ class Cluster:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """Two workers on loopback."""
-    pytest.importorskip("distributed")
+    """Two workers on loopback; Dask is among what developing needs, so that it is no reason to skip."""
     started = Cluster(tmp_path)
     try:
         started.wait(2)
@@ -279,7 +278,6 @@ def test_a_cluster_gives_the_serial_results(
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense://x"])
 def test_no_cluster_there(address: str) -> None:
     """An address at which nothing answers is an error of one line."""
-    pytest.importorskip("distributed")
     with pytest.raises((MachineError, UsageError), match=address) as caught:
         list(run_all(TASK, ["a"], FleetOptions(scheduler=address)))
     assert "\n" not in str(caught.value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -17,13 +16,13 @@ import pytest
 
 from iretrace import __version__
 from iretrace.schema import SCHEMA_VERSION
+from iretrace.shell_files import COMPLETIONS
 from iretrace.verbs import VERBS
-from tests.conftest import ROOT, RunIretrace
+from tests.conftest import ROOT, RunIretrace, needed
 from tests.test_layout import package_dirs
 
 SAMPLE = ROOT / "samples" / "mixed.parquet"
 SHIPPED = {".py", ".pyi", ".typed", ".c", ".h", ".toml", ".css", ".js", ".html"}
-SHELL_FILES = runpy.run_path(str(ROOT / "tools" / "shell_files.py"))
 
 
 def tracked() -> list[str]:
@@ -103,6 +102,23 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
             continue  # compiled
         directory = package_dirs()[package]
         assert f"{package.replace('.', '/')}/{name.removeprefix(directory + '/')}" in names, name
+
+
+def test_a_fresh_environment_has_man_pages_and_completion(wheel: Path, tmp_path: Path) -> None:
+    """Where pipx looks for them: below ``share`` of the environment; removing the package takes them away."""
+    subprocess.run([sys.executable, "-m", "venv", tmp_path], check=True)
+    pip = [str(tmp_path / "bin" / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "--no-deps", str(wheel)], check=True)
+    share = tmp_path / "share"
+    pages = {f"man/man1/iretrace-{verb.name}.1" for verb in VERBS} | {"man/man1/iretrace.1"}
+    expected = pages | set(COMPLETIONS.values())
+    assert {str(path.relative_to(share)) for path in share.rglob("*") if path.is_file()} == expected
+    environment = {**os.environ, "PYTHONPATH": _site_packages()}
+    command = [str(tmp_path / "bin" / "iretrace"), "--version"]
+    shown = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert shown.stdout.startswith(f"iretrace {__version__} ")
+    subprocess.run([*pip, "uninstall", "--yes", "iretrace"], check=True)
+    assert not [path for path in share.rglob("*") if path.is_file()]
 
 
 def test_the_suite_runs_against_the_wheel(installed: Path, tmp_path: Path) -> None:
@@ -200,13 +216,10 @@ def test_recording_elsewhere_is_refused_in_one_line(installed: Path, tmp_path: P
     assert "Darwin" in done.stdout + done.stderr
 
 
-CROSS = shutil.which("aarch64-linux-gnu-gcc")
-
-
-@pytest.mark.skipif(CROSS is None, reason="needs Debian's gcc-aarch64-linux-gnu")
 @pytest.mark.parametrize("define", ["-D__linux__=1", "-U__linux__"], ids=["linux", "elsewhere"])
 def test_the_extension_compiles_for_arm64(define: str) -> None:
     """Every source compiles without a warning where there are no x86 intrinsics, and where there is no Linux."""
+    cross = needed("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu")
     listed = re.findall(
         r'"((?:iretrace/native|collect|replay|analysis|dashboards)[\w/]*\.c)"', (ROOT / "setup.py").read_text()
     )
@@ -215,7 +228,7 @@ def test_the_extension_compiles_for_arm64(define: str) -> None:
     flags = ["-fsyntax-only", "-std=c11", "-Wall", "-Wextra", "-Werror", "-Wno-missing-field-initializers"]
     paths = [f"-I{sysconfig.get_path('include')}", "-Iiretrace/native", "-Ireplay", "-DPy_LIMITED_API=0x030b0000"]
     for source in sorted(set(listed)):
-        command = [str(CROSS), define, *flags, *paths, source]
+        command = [cross, define, *flags, *paths, source]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
@@ -280,15 +293,13 @@ def test_bash_completes_verbs_options_and_choices(prefix: Path) -> None:
     assert "perfetto" in complete("export", "--format", "per")
 
 
-@pytest.mark.parametrize(("shell", "path"), sorted(SHELL_FILES["COMPLETIONS"].items()))
+@pytest.mark.parametrize(("shell", "path"), sorted(COMPLETIONS.items()))
 def test_completion_is_installed_and_parses(prefix: Path, shell: str, path: str) -> None:
     """Each shell's script is there; a shell that is installed accepts it."""
     script = prefix / "share" / path
     assert "_IRETRACE_COMPLETE" in script.read_text()
     word = "rep" if shell == "fish" else "1"  # fish gives the word itself
-    program = shutil.which(shell)
-    if program is not None:
-        subprocess.run([program, "-n", script], check=True)
+    subprocess.run([needed(shell, shell), "-n", script], check=True)
     done = _run(prefix, "iretrace", _IRETRACE_COMPLETE=f"{shell}_complete", COMP_WORDS="iretrace rep", COMP_CWORD=word)
     assert "report" in done.stdout
 
@@ -308,11 +319,11 @@ def test_man_pages_hold_every_verb_and_option(prefix: Path) -> None:
         page = pages[f"iretrace-{verb.name}.1"].replace(r"\-", "-")
         for option in set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", shown, re.MULTILINE)):
             assert option in page, (verb.name, option)
-    if shutil.which("groff"):
-        for name in pages:
-            command = ["groff", "-man", "-ww", "-z", "-Kutf8", prefix / "share/man/man1" / name]
-            done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
-            assert not done.stderr, done.stderr
+    formatter = needed("groff", "groff-base")
+    for name in pages:
+        command = [formatter, "-man", "-ww", "-z", "-Kutf8", str(prefix / "share/man/man1" / name)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert not done.stderr, done.stderr
 
 
 def test_uninstall_leaves_nothing(prefix: Path, sources: Path) -> None:
@@ -335,10 +346,11 @@ def test_uninstall_spares_what_is_not_its_own(tmp_path: Path) -> None:
     assert (tmp_path / "lib/iretrace/mine").exists()
 
 
-@pytest.mark.skipif(shutil.which("visudo") is None, reason="needs sudo")
 def test_sudoers_parse() -> None:
     """The recipe is one that sudo accepts."""
-    subprocess.run(["visudo", "-cf", ROOT / "packaging/iretrace.sudoers"], check=True, capture_output=True)
+    subprocess.run(
+        [needed("visudo", "sudo"), "-cf", ROOT / "packaging/iretrace.sudoers"], check=True, capture_output=True
+    )
 
 
 def test_sudoers_allow_what_they_say_and_no_more() -> None:
@@ -349,14 +361,13 @@ def test_sudoers_allow_what_they_say_and_no_more() -> None:
         assert not re.search(pattern, refused)
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd")
 def test_units_are_valid(tmp_path: Path) -> None:
     """systemd-analyze accepts the units (the command they start stands for the installed one)."""
     for path in (ROOT / "packaging").glob("iretrace-collect.*"):
         text = path.read_text().replace("/usr/local/bin/iretrace", "/bin/true").replace("User=iretrace", "User=root")
         (tmp_path / path.name).write_text(text)
     command = [
-        "systemd-analyze",
+        needed("systemd-analyze", "systemd"),
         "verify",
         "--man=no",
         tmp_path / "iretrace-collect.timer",

@@ -27,5 +27,8 @@ fi
 "$home/bin/python" -m pip install --quiet --disable-pip-version-check .
 mkdir -p "$prefix/bin"
 ln -sfn ../lib/iretrace/bin/iretrace "$prefix/bin/iretrace"
-"$home/bin/python" tools/shell_files.py "$prefix/share"
+for directory in man/man1 bash-completion/completions zsh/site-functions fish/vendor_completions.d; do
+	mkdir -p "$prefix/share/$directory"
+	cp "$home/share/$directory"/*iretrace* "$prefix/share/$directory/"
+done
 echo "installed: $prefix/bin/iretrace; try: iretrace doctor"

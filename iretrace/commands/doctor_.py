@@ -53,6 +53,15 @@ def _seen_by(item: TrapClass) -> str:
     return ", ".join(kinds) + ("?" if set(names) <= set(item.unproven) else "")
 
 
+def _passed_over(classes: list[TrapClass]) -> dict[str, list[str]]:
+    """Why better hooks do not serve, each reason with the classes that it holds for (which hooks: ``--json``)."""
+    found: dict[str, dict[str, None]] = {}
+    for item in classes:
+        for text in item.passed_over:
+            found.setdefault(text.rpartition(": ")[2], {})[item.name] = None
+    return {reason: list(names) for reason, names in found.items()}
+
+
 def _print(found: Examination) -> None:
     for check in found.checks:
         mark = "ok  " if check.ok else ("LACK" if check.required else "less")
@@ -61,8 +70,9 @@ def _print(found: Examination) -> None:
     if not found.classes:
         click.echo("Nothing can be recorded here until the lines marked LACK are mended.")
         return
-    from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
+
+    from iretrace.console import wide_console  # noqa: PLC0415
 
     table = Table(title="What each class of trap shows on this kernel", title_justify="left", box=None, pad_edge=False)
     for heading in ("class", "vector", "entry by", "exit", "frame", "lacks"):
@@ -79,12 +89,11 @@ def _print(found: Examination) -> None:
             item.lacks,
         )
     click.echo()
-    Console().print(table)
+    wide_console().print(table)
     if any(item.unproven for item in seen):
         click.echo("\n?: attached, but not seen to run yet; a class that cannot be provoked harmlessly stays unproven.")
-    for item in seen:
-        for reason in item.passed_over:
-            click.echo(f"{item.name} has no better way here: {reason}")
+    for reason, names in _passed_over(seen).items():
+        click.echo(f"No better way here for {', '.join(names)}: {reason}")
     unseen = [item.name for item in found.classes if not item.entry]
     if unseen:
         click.echo(f"\nHandled by this kernel, but shown by no hook: {', '.join(unseen)}")

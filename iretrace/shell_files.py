@@ -1,6 +1,7 @@
 """Man pages, and completion for bash, zsh and fish, from the command definitions.
 
-Usage: python tools/shell_files.py DIRECTORY (as PREFIX/share)
+The wheel carries them as data files, so that pip puts them below ``share`` of the environment, and pipx and
+``make install`` where shells and ``man`` look. Usage: python -m iretrace.shell_files DIRECTORY (a ``share``).
 """
 
 from __future__ import annotations
@@ -26,7 +27,12 @@ COMPLETIONS: Final = {
     "zsh": "zsh/site-functions/_iretrace",
     "fish": "fish/vendor_completions.d/iretrace.fish",
 }
-EXIT_STATUS: Final = (("0", "fine"), ("1", "the check found something"), ("2", "it could not be done"))
+EXIT_STATUS: Final = (
+    ("0", "fine"),
+    ("1", "the check found something"),
+    ("2", "it could not be done"),
+    ("141", "the reader of the output went away"),
+)
 
 
 def completion(shell: str) -> str:

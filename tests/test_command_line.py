@@ -1,0 +1,109 @@
+"""What holds for every verb at a terminal: outputs that cannot be written, readers that go away, Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, RunIretrace
+from tests.traces import KERNEL_CS, event, write_trace
+
+SAMPLE = str(ROOT / "samples" / "mixed.parquet")
+PRINTING = [
+    ("--help",),
+    ("--version",),
+    ("policy", "list"),
+    ("policy", "show", "rfc2014"),
+    ("verify", "--policy", "rfc2014", "--depth", "3"),
+    ("replay", SAMPLE, "--policy", "rfc2014"),
+    ("replay", SAMPLE, SAMPLE, "--policy", "rfc2014", "--json"),
+    ("check", SAMPLE),
+    ("query", SAMPLE, "SELECT * FROM events LIMIT 2000", "--format", "csv"),
+]
+EACH = pytest.mark.parametrize("arguments", PRINTING, ids=lambda arguments: " ".join(arguments[:1]))
+
+
+@EACH
+def test_a_full_disk_is_told_in_one_line(arguments: tuple[str, ...], run_iretrace: RunIretrace) -> None:
+    """Standard output that takes nothing: exit status 2 and why, whichever verb prints."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            run_iretrace.command(*arguments),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=run_iretrace.environment(),
+            text=True,
+            check=False,
+        )
+    assert done.stderr == "iretrace: standard output: could not be written (No space left on device); free space\n"
+    assert done.returncode == 2
+
+
+@EACH
+def test_a_reader_that_went_away(arguments: tuple[str, ...], run_iretrace: RunIretrace) -> None:
+    """Quietly, and with the status of a program that SIGPIPE ended: neither fine nor a finding of a check."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            run_iretrace.command(*arguments),
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            env=run_iretrace.environment(),
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_name_that_would_be_standard_output(tmp_path: Path, run_iretrace: RunIretrace) -> None:
+    """``-o -`` does not make a file that is called so."""
+    done = run_iretrace("export", SAMPLE, "--format", "csv", "-o", "-", check=False)
+    assert done.returncode == 2
+    assert "expected a file name" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("replay", "big.parquet", "--policy", "rfc2014", "-o", "out"),
+        ("report", "big.parquet", "-o", "out"),
+        ("export", "big.parquet", "--format", "csv", "-o", "out"),
+    ],
+    ids=lambda arguments: str(arguments[0]),
+)
+def test_an_interrupt_leaves_nothing(arguments: tuple[str, ...], tmp_path: Path, run_iretrace: RunIretrace) -> None:
+    """Ctrl-C in the middle: one line, exit status 2, and no file but what was there before."""
+    events = [event(10 * i, "entry", 14, cs=KERNEL_CS, to_kernel=True) for i in range(1000)]
+    write_trace(tmp_path / "big.parquet", events)
+    stopped = tmp_path / "sitecustomize.py"  # stops when the output is written and not yet in its place
+    stopped.write_text(
+        "import os, signal, sys\n"
+        "def hook(name, args):\n"
+        "    if name == 'os.link':\n"
+        "        os.kill(os.getpid(), signal.SIGSTOP)\n"
+        "sys.addaudithook(hook)\n"
+    )
+    environment = run_iretrace.environment()
+    environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{environment['PYTHONPATH']}"
+    process = subprocess.Popen(
+        run_iretrace.command(*arguments), cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    end = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < end:
+        if Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    _, complaint = process.communicate(timeout=60)
+    assert (process.returncode, complaint) == (2, "iretrace: interrupted\n")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name[:2] != "__") == ["big.parquet", stopped.name]
