@@ -105,5 +105,6 @@ def test_an_interrupt_leaves_nothing(arguments: tuple[str, ...], tmp_path: Path,
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGCONT)
     _, complaint = process.communicate(timeout=60)
-    assert (process.returncode, complaint) == (2, "iretrace: interrupted\n")
+    # A line of its own: a terminal shows ^C first.
+    assert (process.returncode, complaint) == (2, "\niretrace: interrupted\n")
     assert sorted(path.name for path in tmp_path.iterdir() if path.name[:2] != "__") == ["big.parquet", stopped.name]
