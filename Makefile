@@ -55,7 +55,7 @@ sample: $(INSTALLED)
 # The documentation as a site, in site/: open site/index.html.
 site: $(INSTALLED)
 	$(BIN)/python docs/generate.py
-	$(BIN)/mkdocs build --quiet --strict
+	$(BIN)/mkdocs build --strict
 
 # For everybody on this machine: a virtual environment under PREFIX/lib, the command, man pages, completion.
 # INSTALL_PYTHON names the interpreter; by default one that all users can run.

@@ -20,7 +20,7 @@ from benchmarks import traces
 from benchmarks.common import ROOT, Row, alternate, spread
 from iretrace.footer import Anchor
 from iretrace.store import open_store
-from iretrace.store.run import to_bytes
+from iretrace.store.member import to_bytes
 from iretrace.store.summarize import summarize
 from iretrace.trace import open_trace
 

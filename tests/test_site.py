@@ -91,7 +91,8 @@ def test_the_tutorial_runs(tmp_path: Path, run_iretrace: RunIretrace) -> None:
 
 def test_the_site_builds_and_has_every_page(tmp_path: Path) -> None:
     """Strictly: no link leads nowhere, no anchor is missing, no page is left out."""
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "-d", str(tmp_path / "site")]
+    # Not --quiet: it hides warnings from --strict too.
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(tmp_path / "site")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for page in (ROOT / "docs").glob("*.md"):

@@ -23,7 +23,7 @@ from iretrace.replay.policies import by_name
 from iretrace.replay.run import replay, returns
 from iretrace.store import Run, Store, long_form, open_store, records
 from iretrace.store.comparable import obstacles
-from iretrace.store.run import from_bytes, to_bytes
+from iretrace.store.member import from_bytes, to_bytes
 from iretrace.store.schema import METRIC_COLUMNS, RUN_COLUMNS, RUN_KEY
 from iretrace.store.store import INDEX_AFTER, SUFFIX
 from iretrace.store.summarize import describe, policy_run, summarize
@@ -278,7 +278,7 @@ import sys
 from dataclasses import replace
 import msgspec
 from iretrace.store import open_store
-from iretrace.store.run import from_bytes
+from iretrace.store.member import from_bytes
 from pathlib import Path
 base = from_bytes(Path(sys.argv[2]).read_bytes(), "base")
 store = open_store(sys.argv[1], create=True)

@@ -19,7 +19,8 @@ from iretrace.replay.engine import Pairing
 from iretrace.replay.policies import NestCounter, built_in
 from iretrace.replay.run import PolicyCounts
 from iretrace.replay.tables import enumerate_policy, ist_vectors
-from iretrace.store.run import Run, from_bytes, to_bytes
+from iretrace.store.member import from_bytes, to_bytes
+from iretrace.store.run import Run
 from iretrace.store.schema import RUN_KEY
 from iretrace.store.summarize import WORKLOAD_TAG, describe, policy_run, run_id
 

@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 
 from iretrace.errors import Damaged, InputError, IretraceError, OutputError, UsageError
 from iretrace.store.location import Entry, Location
+from iretrace.store.member import MAX_BYTES, from_bytes, parquet, read_member, to_bytes
 from iretrace.store.rows import run_row
-from iretrace.store.run import MAX_BYTES, Run, from_bytes, parquet, read_member, to_bytes
 from iretrace.store.schema import ALL, METRIC_SCHEMA, RUN_SCHEMA, STORE_SCHEMA
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     import duckdb
     import pandas as pd
+
+    from iretrace.store.run import Run
 
 RUNS: Final = "runs"
 INDEX: Final = "index"
