@@ -46,8 +46,8 @@ def percent(value: float | None) -> str:
     """A percentage; what rounds to 0 or 100 but is not says so."""
     if value is None or not math.isfinite(value):
         return UNKNOWN
-    if 0 < value < 0.001:
-        return f"<{THIN}0.001{THIN}%"
+    if 0 < value < 0.00001:
+        return f"<{THIN}0.00001{THIN}%"
     if 99.95 <= value < 100:
         return f">{THIN}99.9{THIN}%"
     shown = _three(value) if abs(value) < 1 else f"{value:.1f}".removesuffix(".0")
