@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -36,3 +38,21 @@ def test_the_corpus_is_read_or_refused(path: Path, tmp_path: Path) -> None:
     with pytest.raises(IretraceError, match=refusal) as caught:
         read(path, tmp_path / "t.parquet")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CORPUS)))
+def test_memory_is_given_back_at_once(path: Path, tmp_path: Path) -> None:
+    """Nothing lies in circles, which wait for the collector: it counts objects, and these are of megabytes each."""
+
+    def once(number: int) -> None:
+        with suppress(IretraceError):
+            read(path, tmp_path / f"{number}.parquet")
+
+    once(0)  # modules are loaded
+    gc.collect()
+    gc.disable()
+    try:
+        once(1)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

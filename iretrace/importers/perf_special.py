@@ -6,6 +6,7 @@ Layout: ``tools/lib/perf/include/perf/event.h``, ``include/uapi/linux/perf_event
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
@@ -96,7 +97,8 @@ class Special:
     """
 
     def __init__(self, recording: Recording) -> None:
-        self._recording = recording
+        # Weakly, for it holds this: in a circle its memory would wait for the collector, which does not see how much.
+        self._recording = weakref.proxy(recording)
         self.types = bytes(number in _HANDLED for number in range(128))
         """Record types that come here, for the walk."""
         self.read_beyond = 0
