@@ -8,12 +8,12 @@ from contextlib import ExitStack, contextmanager
 from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
+import pyarrow as pa
+
 from iretrace.trace import rising
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-
-    import pyarrow as pa
 
     from iretrace.trace import Trace
 
@@ -33,8 +33,13 @@ def reading(trace: Trace, columns: Sequence[str]) -> Iterator[Iterator[pa.Record
         trace: an opened trace.
         columns: names of columns, ``tsc`` first.
 
+    Where Arrow may use but one CPU (:func:`pyarrow.set_cpu_count`) it is read without threads.
+
     What a reader raises is raised by the iterator, in its turn. All threads have ended when the block is left.
     """
+    if pa.cpu_count() == 1:  # such as a worker's among several: threads would only take turns
+        yield trace.batches(columns)
+        return
     with ExitStack() as stack:
         readers = [stack.enter_context(reading_ahead(batches)) for batches in trace.dealt(columns, _READERS)]
         yield rising(_in_turn(readers), str(trace.path))
