@@ -275,6 +275,40 @@ def test_a_cluster_gives_the_serial_results(
     assert set(done[1::2]) == set(names)
 
 
+def _until_one_has_all_that_is_left(address: str) -> None:
+    """Until one worker has tasks, and the other has done its own."""
+    from distributed import Client  # noqa: PLC0415 - an extra
+
+    connect: Any = Client
+    with connect(address, timeout=60, set_as_default=False) as client:
+        deadline = time.monotonic() + 60
+        while sorted(bool(tasks) for tasks in client.processing().values()) != [False, True]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_runs_and_comparisons_on_a_cluster_are_the_serial_ones(
+    cluster: Cluster, traces: list[str], tmp_path: Path, run_iretrace: RunIretrace
+) -> None:
+    """Runs and a comparison of sets, on Dask as in one process; a worker that dies with its tasks changes nothing."""
+    there = ("--scheduler", cluster.address, "--json")
+    sides = [",".join(traces[:3]), ",".join(traces[3:6])]
+    serial = run_iretrace("compare", *sides, "--anyway", "--json", check=False)
+    spread = run_iretrace("compare", *sides, "--anyway", *there, check=False)
+    assert (spread.stdout, spread.returncode) == (serial.stdout, serial.returncode)
+
+    one = run_iretrace("runs", "add", "-s", "one", *traces, "--json")
+    cluster.workers[0].send_signal(signal.SIGSTOP)  # it is given tasks, and does none
+    command = run_iretrace.command("runs", "add", "-s", str(tmp_path / "two"), *traces, *there)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=run_iretrace.environment()) as adding:
+        _until_one_has_all_that_is_left(cluster.address)
+        cluster.workers[0].kill()
+        two = json.loads(adding.communicate(timeout=120)[0])
+    assert two["added"] == json.loads(one.stdout)["added"]
+    assert len(two["added"]) == len(traces)
+    assert two["failed"] == []
+
+
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense://x"])
 def test_no_cluster_there(address: str) -> None:
     """An address at which nothing answers is an error of one line."""
