@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from iretrace.collect.wire import Addresses
     from iretrace.footer import Footer
     from iretrace.replay.policies import Policy
-
-MIN_INTERVAL_SECONDS: Final = 0.5
-"""The drain says twice a second how it goes."""
 
 
 @dataclass(frozen=True, kw_only=True)

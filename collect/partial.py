@@ -37,9 +37,6 @@ _KEY: Final = b"iretrace-partial"
 _STATUS_KEY: Final = b"iretrace-status"
 _SLOTS: Final = pa.binary(TRAP_EVENT.itemsize)
 
-MAX_BATCH_BYTES: Final = 1 << 30
-"""A reader refuses a larger batch: memory must stay bounded whatever the file says."""
-
 _ROOM_FOR_TRACE: Final = 0.25
 """Share of a stream given up on a full disk, so that the finished trace (at most 8 bytes an event) fits."""
 

@@ -18,8 +18,6 @@ PF: Final = 14
 MC: Final = 18
 VC: Final = 29
 
-N_VECTORS: Final = 256
-
 EXCEPTIONS: Final[dict[int, str]] = {
     0: "#DE",
     1: "#DB",

@@ -38,7 +38,6 @@ SAMPLE_CPU: Final = 1 << 7
 SAMPLE_STREAM_ID: Final = 1 << 9
 SAMPLE_TID: Final = 1 << 1
 SAMPLE_RAW: Final = 1 << 10
-SAMPLE_REGS_USER: Final = 1 << 12
 SAMPLE_IDENTIFIER: Final = 1 << 16
 _BEFORE_ID: Final = 0b1111  # IP, TID, TIME, ADDR
 _SAMPLE_ID_ALL: Final = 1 << 18
