@@ -23,12 +23,23 @@ if [ -e "$home" ] && ! [ -e "$home/pyvenv.cfg" ]; then
 	echo "$home: is there, and not from here; move it away, or choose another PREFIX" >&2
 	exit 2
 fi
+# What is made here is noted, so that uninstall.sh takes that away and nothing that was there before, empty or not.
+made=$(cat "$home/made-directories" 2>/dev/null || true)
+ensure() {
+	[ -d "$prefix/$1" ] && return
+	case $1 in */*) ensure "${1%/*}" ;; esac
+	mkdir "$prefix/$1"
+	made="$made
+$1"
+}
+ensure lib
 "$python" -m venv --clear "$home"
 "$home/bin/python" -m pip install --quiet --disable-pip-version-check .
-mkdir -p "$prefix/bin"
+ensure bin
 ln -sfn ../lib/iretrace/bin/iretrace "$prefix/bin/iretrace"
 for directory in man/man1 bash-completion/completions zsh/site-functions fish/vendor_completions.d; do
-	mkdir -p "$prefix/share/$directory"
+	ensure "share/$directory"
 	cp "$home/share/$directory"/*iretrace* "$prefix/share/$directory/"
 done
+echo "$made" >"$home/made-directories"
 echo "installed: $prefix/bin/iretrace; try: iretrace doctor"
