@@ -6,13 +6,22 @@
  */
 #include "aggregate.h"
 
-BPF_ARRAY(aggregates, struct aggregate, IRETRACE_CPUS);
-BPF_ARRAY(agg_settings, struct agg_settings, 1);
+/* Bytes in place of the struct: clang writes out a map's value element by element, and takes seconds for it. A number in
+ * place of sizeof, whose argument BCC would describe as one more member. */
+#define AGG_BYTES (AGG_SLOTS * (8 * AGG_BUCKETS + 16 * AGG_CONTEXTS + 64) + 64)
+_Static_assert(AGG_BYTES == sizeof(struct aggregate), "aggregate.h has another layout");
+struct agg_bytes {
+	u8 bytes[AGG_BYTES];
+};
+BPF_ARRAY(aggregates, struct agg_bytes, IRETRACE_CPUS);
 
 static __always_inline void add(u64 *cell)
 {
 	__sync_fetch_and_add(cell, 1);
 }
+
+/* Keep clang from comparing another form of a number than the one that is used: the verifier would not see the bound. */
+#define AS_IT_IS(number) asm volatile("" : "+r"(number))
 
 static __always_inline u32 agg_slot(const struct trap *trap)
 {
@@ -24,18 +33,18 @@ static __always_inline u32 agg_slot(const struct trap *trap)
 }
 
 /* The context of a return but for the nest counter (replay/engine.c, replay/engine_columns.c). */
-static __always_inline u32 agg_context(const struct agg_settings *set, const struct trap *trap, u32 nmi_below)
+static __always_inline u32 agg_context(const struct aggregate *agg, const struct trap *trap, u32 nmi_below)
 {
 	u32 target = AGG_UNKNOWN, bits = nmi_below ? AGG_NMI_ON_STACK : 0;
 
 	if (trap->seen & TRAP_SEEN_FRAME) {
-		target = trap->frame.cs == set->kernel_cs ? AGG_KERNEL : AGG_OTHER;
+		target = trap->frame.cs == agg->kernel_cs ? AGG_KERNEL : AGG_OTHER;
 		bits |= trap->frame.flags & (1 << 9) ? AGG_IF : 0;
 		bits |= trap->frame.flags & (1 << 8) ? AGG_TF : 0;
 		bits |= trap->frame.flags & (1 << 16) ? AGG_RF : 0;
 		if (target == AGG_KERNEL) {
 			bits |= (s64)trap->frame.sp >= 0 ? AGG_USER_SP : 0;
-			bits |= trap->frame.ip >= set->nmi_low && trap->frame.ip < set->nmi_high ? AGG_NMI_TEXT : 0;
+			bits |= trap->frame.ip >= agg->nmi_low && trap->frame.ip < agg->nmi_high ? AGG_NMI_TEXT : 0;
 		}
 	} else if (trap->seen & TRAP_SEEN_TARGET) {
 		target = trap->seen & TRAP_TO_KERNEL ? AGG_KERNEL : AGG_OTHER;
@@ -70,18 +79,20 @@ static __always_inline u32 agg_bucket(u64 cycles)
 	return (shift << AGG_SUB_BITS) + (value >> shift);
 }
 
-static __always_inline void agg_return(struct aggregate *agg, const struct agg_settings *set, u32 slot, u32 context,
-				       u32 orphan)
+static __always_inline void agg_return(struct aggregate *agg, struct agg_slot *slot, u32 index, u32 context, u32 orphan)
 {
-	u32 effects = set->effects[slot], nest = agg->nest, index;
+	u32 effects = slot->effects, nest = agg->nest;
+	struct agg_cell *cell;
 
 	if ((effects & AGG_NOT_SELF) && !orphan && nest)
 		nest--;
-	index = slot * AGG_CONTEXTS + (context & ~AGG_NESTED) + (nest ? AGG_NESTED : 0);
+	index = index * AGG_CONTEXTS + (context & ~AGG_NESTED) + (nest ? AGG_NESTED : 0);
+	AS_IT_IS(index);
 	if (index >= AGG_SLOTS * AGG_CONTEXTS)
 		return;
-	add(&agg->counts[index]);
-	add(&agg->decided[slot * AGG_CHOICES + (set->choice[index] & (AGG_CHOICES - 1))]);
+	cell = &agg->cells[index];
+	add(&cell->count);
+	add(&slot->decided[cell->choice & (AGG_CHOICES - 1)]);
 	if (effects & AGG_CLEAR)
 		agg->nest = 0;
 	else if ((effects & AGG_DOWN) && agg->nest)
@@ -90,47 +101,46 @@ static __always_inline void agg_return(struct aggregate *agg, const struct agg_s
 
 static __always_inline int aggregate(const struct cpu_state *state, const struct trap *trap)
 {
-	u32 cpu = bpf_get_smp_processor_id(), zero = 0, slot = agg_slot(trap), context, bucket;
-	struct aggregate *agg = aggregates.lookup((int *)&cpu);
-	struct agg_settings *set = agg_settings.lookup((int *)&zero);
-	struct agg_open *open;
+	u32 cpu = bpf_get_smp_processor_id(), index = agg_slot(trap), context, bucket;
+	struct aggregate *agg = (struct aggregate *)aggregates.lookup((int *)&cpu);
+	struct agg_slot *slot;
 	u64 tsc;
 
-	if (!agg || !set || slot >= AGG_SLOTS)
+	if (!agg || !agg->counting || index >= AGG_SLOTS)
 		return 0;
-	context = agg_context(set, trap, slot != 2 && state && state->nmi_open);
+	slot = &agg->slots[index];
+	context = agg_context(agg, trap, index != 2 && state && state->nmi_open);
 	if (trap->phase == TRAP_ENTRY) {
-		if (set->effects[slot] & AGG_UP)
+		if (slot->effects & AGG_UP)
 			agg->nest++;
-		if (set->exitless[slot] >> (context >> 7) & 1) {
-			agg_return(agg, set, slot, context, 0);
+		if (slot->exitless >> (context >> 7) & 1) {
+			agg_return(agg, slot, index, context, 0);
 			return 0;
 		}
 		tsc = read_counter();
-		open = &agg->open[slot];
-		if (open->tsc)
+		if (slot->open_tsc)
 			add(&agg->overwritten);
-		open->tsc = tsc;
-		open->context = context;
+		slot->open_tsc = tsc;
+		slot->open_context = context;
 		return 0;
 	}
 	tsc = read_counter();
-	open = &agg->open[slot];
-	if (!open->tsc) {
+	if (!slot->open_tsc) {
 		add(&agg->orphans);
-		agg_return(agg, set, slot, context, 1);
+		agg_return(agg, slot, index, context, 1);
 		return 0;
 	}
-	if ((s64)tsc < 0 || (s64)open->tsc < 0 || tsc < open->tsc) {
+	if ((s64)tsc < 0 || (s64)slot->open_tsc < 0 || tsc < slot->open_tsc) {
 		lose(LOSS_TSC_UNREADABLE);
 	} else {
-		bucket = slot * AGG_BUCKETS + agg_bucket(tsc - open->tsc);
+		bucket = index * AGG_BUCKETS + agg_bucket(tsc - slot->open_tsc);
+		AS_IT_IS(bucket);
 		if (bucket < AGG_SLOTS * AGG_BUCKETS)
 			add(&agg->latency[bucket]);
 	}
 	if ((trap->seen & (TRAP_SEEN_FRAME | TRAP_SEEN_TARGET)) == 0)
-		context = open->context;
-	open->tsc = 0;
-	agg_return(agg, set, slot, context, 0);
+		context = slot->open_context;
+	slot->open_tsc = 0;
+	agg_return(agg, slot, index, context, 0);
 	return 0;
 }

@@ -33,33 +33,37 @@ enum agg_target { AGG_KERNEL = 0, AGG_OTHER = 1, AGG_UNKNOWN = 2 };
 
 #define AGG_CHOICES 4
 
-/* How to count; the policy's table is iretrace.replay.tables', enumerated. */
-struct agg_settings {
-	__u64 kernel_cs;
-	__u64 nmi_low;
-	__u64 nmi_high;
-	__u8 exitless[AGG_SLOTS]; /* bit TARGET: no hook sees such exits, they return at their entry */
-	__u8 effects[AGG_SLOTS];
-	__u8 choice[AGG_SLOTS * AGG_CONTEXTS];
-	__u8 reserved[6];
-};
-
-struct agg_open {
-	__u64 tsc; /* of the entry; 0: none is open */
-	__u32 context;
+/* Returns in one context, beside what the policy decides of them: counting both touches one cache line. */
+struct agg_cell {
+	__u64 count;
+	__u32 choice; /* told: iretrace.replay.tables', enumerated */
 	__u32 reserved;
 };
 
-/* One a CPU. */
+/* All else that a trap of one vector needs, in a cache line of its own. */
+struct agg_slot {
+	__u64 open_tsc; /* of the entry; 0: none is open */
+	__u32 open_context;
+	__u8 effects; /* told */
+	__u8 exitless; /* told; bit TARGET: no hook sees such exits, they return at their entry */
+	__u8 reserved[2];
+	__u64 decided[AGG_CHOICES];
+	__u64 unused[2];
+};
+
+/* One a CPU, with its own copy of what all are told: a single lookup finds everything. */
 struct aggregate {
-	__u64 counts[AGG_SLOTS * AGG_CONTEXTS]; /* returns */
-	__u64 decided[AGG_SLOTS * AGG_CHOICES];
 	__u64 latency[AGG_SLOTS * AGG_BUCKETS];
-	__u64 first_tsc;
+	struct agg_cell cells[AGG_SLOTS * AGG_CONTEXTS];
+	struct agg_slot slots[AGG_SLOTS];
+	__u64 kernel_cs; /* told, as are the next two */
+	__u64 nmi_low;
+	__u64 nmi_high;
 	__u64 nest;
 	__u64 orphans; /* exits whose entries were not seen */
 	__u64 overwritten; /* entries whose exits were not seen: the next one of their vector came */
-	struct agg_open open[AGG_SLOTS];
+	__u64 unused;
+	__u64 counting; /* told, and last: what is told is copied from front to back, and nothing is counted before */
 };
 
 #endif

@@ -6,6 +6,9 @@
  *   IRETRACE_CPUS       number of possible CPUs
  *   IRETRACE_STAND_INS  have the tracepoints that stand in for functions, where a kernel has no fentry
  *   IRETRACE_AGGREGATE  count in place of writing events; aggregate.bpf.c is joined then
+ *   IRETRACE_FUNCTIONS, IRETRACE_HYPERVISOR
+ *                       functions.bpf.c is joined
+ *   IRETRACE_TYPED      page faults' programs get arguments with types (collect/typed.py) and may follow the pointers
  *   IRETRACE_CLOCK_TSC  read the TSC through the msr PMU; otherwise bpf_ktime_get_ns()
  */
 #include <uapi/linux/ptrace.h>
@@ -111,6 +114,16 @@ static __always_inline struct cpu_state *this_cpu(void)
 	return cpu_state.lookup((int *)&zero);
 }
 
+/* What is open on this CPU; NULL where no hook is compiled that could close it, so that none is asked for it. */
+static __always_inline struct cpu_state *open_here(void)
+{
+#if defined(IRETRACE_FUNCTIONS) || defined(IRETRACE_HYPERVISOR)
+	return this_cpu();
+#else
+	return NULL;
+#endif
+}
+
 /* This run of a probe writes nothing, and that is right. An NMI may come in between, hence the locked addition. */
 static __always_inline int pass(struct cpu_state *state)
 {
@@ -166,15 +179,43 @@ static __always_inline int emit(const struct cpu_state *state, const struct trap
 	return 0;
 }
 
+static __always_inline void saw_frame(struct trap *trap)
+{
+	trap->seen |= TRAP_SEEN_FRAME | TRAP_SEEN_TARGET;
+	if ((trap->frame.cs & 3) == 0)
+		trap->seen |= TRAP_TO_KERNEL;
+}
+
 /* Read the frame that the CPU pushed out of a pt_regs. */
 static __always_inline int read_frame(struct trap *trap, const struct pt_regs *regs)
 {
 	if (bpf_probe_read_kernel(&trap->frame, sizeof(trap->frame), &regs->ip))
 		return -1;
-	trap->seen |= TRAP_SEEN_FRAME | TRAP_SEEN_TARGET;
-	if ((trap->frame.cs & 3) == 0)
-		trap->seen |= TRAP_TO_KERNEL;
+	saw_frame(trap);
 	return 0;
+}
+
+/* Read a word of pt_regs behind a pointer whose type the verifier knows; asm, or BCC would make it a helper's call. */
+#define TYPED_READ(to, type, regs, member) \
+	asm volatile("%0 = *(" #type " *)(%1 + %2)" : "=r"(to) : "r"(regs), "i"(__builtin_offsetof(struct pt_regs, member)))
+
+/*
+ * The frame in a tracepoint's argument. A helper's call takes longer than all else that a count does. CS is read as the
+ * 16 bits it is: where the kernel knows FRED it is a union whose first member has no more (struct pt_regs,
+ * arch/x86/include/asm/ptrace.h), and the verifier lets nothing be read beyond a member.
+ */
+static __always_inline void read_argument_frame(struct trap *trap, u64 regs)
+{
+#ifdef IRETRACE_TYPED
+	TYPED_READ(trap->frame.ip, u64, regs, ip);
+	TYPED_READ(trap->frame.cs, u16, regs, cs);
+	TYPED_READ(trap->frame.flags, u64, regs, flags);
+	TYPED_READ(trap->frame.sp, u64, regs, sp);
+	saw_frame(trap);
+#else
+	if (read_frame(trap, (const struct pt_regs *)regs))
+		lose(LOSS_FRAME_UNREAD);
+#endif
 }
 
 static __always_inline int is_from_user(const struct trap *trap)
@@ -196,10 +237,13 @@ static __always_inline u32 runs_as_nmi(const struct trap *trap)
 static __always_inline int enter(struct cpu_state *state, const struct trap *trap, u64 regs, u64 tsc)
 {
 	u32 zero = 0;
-	struct settings *set = settings.lookup((int *)&zero);
+	struct settings *set;
 
 	emit(state, trap, tsc, runs_as_nmi(trap));
-	if (state && set && set->user_exits && is_from_user(trap)) {
+	if (!state || !is_from_user(trap))
+		return 0;
+	set = settings.lookup((int *)&zero);
+	if (set && set->user_exits) {
 		state->user.open = 0;
 		state->user.regs = regs;
 		state->user.irq = trap->irq;
@@ -291,8 +335,8 @@ unread:
 
 static __always_inline int handle_page_fault(struct bpf_raw_tracepoint_args *ctx, u8 hook)
 {
-	struct cpu_state *state = this_cpu();
-	u64 tsc;
+	struct cpu_state *state = open_here();
+	u64 tsc, regs = ctx->args[1];
 	struct trap trap = {};
 
 	if (!is_wanted(LEFT_OUT_OTHERS))
@@ -303,14 +347,13 @@ static __always_inline int handle_page_fault(struct bpf_raw_tracepoint_args *ctx
 	trap.vector = 14;
 	trap.error_code = ctx->args[2];
 	trap.seen = TRAP_SEEN_VECTOR | TRAP_SEEN_ERROR_CODE;
-	if (read_frame(&trap, (const struct pt_regs *)ctx->args[1]))
-		lose(LOSS_FRAME_UNREAD);
-	return enter(state, &trap, ctx->args[1], tsc);
+	read_argument_frame(&trap, regs);
+	return enter(state, &trap, regs, tsc);
 }
 
 static __always_inline int handle_irq(struct bpf_raw_tracepoint_args *ctx, struct trap *trap, u32 text_index)
 {
-	struct cpu_state *state = this_cpu();
+	struct cpu_state *state = open_here();
 	u64 tsc, regs;
 
 	if (!is_wanted(LEFT_OUT_OTHERS))

@@ -22,6 +22,7 @@ from iretrace.collect.hooks import CLASSES, PROCESS_HOOKS
 from iretrace.collect.overhead import Overhead
 from iretrace.collect.probes import ProbeOptions, Probes, lack_of_fentry
 from iretrace.collect.settling import settle
+from iretrace.collect.typed import typed_tracepoints
 from iretrace.collect.watch import Watch
 from iretrace.errors import MachineError
 from iretrace.vectors import NMI
@@ -97,6 +98,7 @@ def aggregate(
                 last_nmi_handler=facts.last_nmi_handler,
                 filters=options.filters,
                 aggregate=True,
+                typed=typed_tracepoints(facts.prototypes),
             )
             with Probes(loading, facts.cpus) as probes:
                 probes.set_tsc_counters(clock.fds)
@@ -130,8 +132,7 @@ def _count(  # noqa: PLR0913, PLR0917 - what aggregate() made ready
             filters=msgspec.structs.replace(options.filters.described(), only=sorted(wanted) if options.only else []),
         )
         nmi = facts.stubs.get(NMI, (0, 0))
-        _configure(probes, tables(footer), kernel_cs=footer.kernel_cs or 0, nmi_text=nmi)
-        _reset(probes, facts.cpus)
+        _begin(probes, tables(footer), facts.cpus, kernel_cs=footer.kernel_cs or 0, nmi_text=nmi)
         before, start_tsc, begin = read_interrupts(), _native.rdtsc(), time.monotonic()
         sample = _runs(probes)
         child = spawn(options.command)
@@ -148,7 +149,7 @@ def _count(  # noqa: PLR0913, PLR0917 - what aggregate() made ready
             if now >= next_look:
                 next_look = now + _LOOK_SECONDS
                 watch.look(take_anchor(20))
-                report(now - begin, int(_read(probes, facts.cpus)["counts"].sum()))
+                report(now - begin, int(_read(probes, facts.cpus)["cells"]["count"].sum()))
         seconds = time.monotonic() - begin
         sampled = sampled or _cost(sample, _runs(probes), seconds, len(facts.cpus))
         stop_tsc, after = _native.rdtsc(), read_interrupts()
@@ -162,7 +163,7 @@ def _count(  # noqa: PLR0913, PLR0917 - what aggregate() made ready
     missing = [] if options.filters.by_task else _missing(before, after, counts, facts.cpus, options, classes)
     footer = msgspec.structs.replace(
         footer,
-        events=int(counts["counts"].sum()),
+        events=int(counts["cells"]["count"].sum()),
         losses=probes.losses() + overhead.skipped() + watch.losses() + missing,
         incidents=watch.incidents,
         collector=collector,
@@ -214,33 +215,32 @@ def _missing(  # noqa: PLR0913, PLR0917 - two readings and what was counted betw
             if options.filters.cpus and cpu not in options.filters.cpus:
                 continue
             known = after.counts.get(row, {}).get(cpu, 0) - before.counts.get(row, {}).get(cpu, 0)
-            short = known - int(counts["counts"][index, slots].sum()) - 2 * len(vectors)
+            short = known - int(counts["cells"]["count"][index, slots].sum()) - 2 * len(vectors)
             if short > 0:
                 found.append(footers.Loss(cause="not-traced", cpu=cpu, count=short))
     return found
 
 
-def _configure(probes: Probes, tables: counters.Tables, *, kernel_cs: int, nmi_text: tuple[int, int]) -> None:
-    """Load the policy's table and all else into the programs' map.
+def _begin(
+    probes: Probes, tables: counters.Tables, cpus: Sequence[int], *, kernel_cs: int, nmi_text: tuple[int, int]
+) -> None:
+    """Tell every CPU's counters the policy and all else, and begin at zero: what came before does not count.
 
     Args:
         probes: compiled to count.
         tables: the policy.
+        cpus: those that count.
         kernel_cs: the kernel's code segment.
         nmi_text: [low, high) of the NMI code, addresses as they are; (0, 0): not known.
     """
-    settings = np.zeros(1, counters.SETTINGS)
-    settings["kernel_cs"], settings["nmi_low"], settings["nmi_high"] = kernel_cs, *nmi_text
-    settings["exitless"], settings["effects"] = tables.exitless, tables.effects
-    settings["choice"] = tables.choice.reshape(-1)
-    syscalls.update_element(probes.map_fd("agg_settings"), struct.pack("=I", 0), settings.tobytes())
-
-
-def _reset(probes: Probes, cpus: Sequence[int]) -> None:
-    """Begin at zero: what was counted before all was told does not count."""
-    zero = bytes(counters.AGGREGATE.itemsize)
-    for cpu in cpus:
-        syscalls.update_element(probes.map_fd("aggregates"), struct.pack("=I", cpu), zero)
+    told = np.zeros(1, counters.AGGREGATE)
+    told["kernel_cs"], told["nmi_low"], told["nmi_high"] = kernel_cs, *nmi_text
+    told["slots"]["exitless"], told["slots"]["effects"] = tables.exitless, tables.effects
+    told["cells"]["choice"] = tables.choice
+    for counting in (0, 1):  # none counts while it is told
+        told["counting"] = counting
+        for cpu in cpus:
+            syscalls.update_element(probes.map_fd("aggregates"), struct.pack("=I", cpu), told.tobytes())
 
 
 def _read(probes: Probes, cpus: Sequence[int]) -> NDArray[np.void]:

@@ -61,6 +61,7 @@ class Prototypes:
     def _index(self) -> None:
         self._offsets = [0]
         self._tracepoints: dict[str, int] = {}
+        self._typedefs: dict[str, int] = {}
         self._named: dict[tuple[int, int], int] = {}  # (kind, where the name is) -> type id
         unpack = struct.Struct("<III").unpack_from
         at, types = 0, self._types
@@ -69,7 +70,8 @@ class Prototypes:
             kind, members = info >> 24 & 0x1F, info & 0xFFFF
             self._offsets.append(at)
             if kind == _KIND_TYPEDEF and self._strings.startswith(b"btf_trace_", name):
-                self._tracepoints[self._name(name).removeprefix("btf_trace_")] = target
+                tracepoint = self._name(name).removeprefix("btf_trace_")
+                self._tracepoints[tracepoint], self._typedefs[tracepoint] = target, len(self._offsets) - 1
             elif kind in {_KIND_FUNC, _KIND_STRUCT}:
                 self._named.setdefault((kind, name), len(self._offsets) - 1)
             at += 12 + _FIXED_BYTES.get(kind, 0) + _BYTES_PER_MEMBER.get(kind, 0) * members
@@ -92,6 +94,10 @@ class Prototypes:
         if info >> 24 & 0x1F != _KIND_FUNC_PROTO:
             return None
         return tuple(self._type_name(type_id) for type_id in self._parameters_of(target)[1:])
+
+    def tracepoint(self, name: str) -> int | None:
+        """The type id by which a program with typed arguments names a tracepoint; ``None``: it does not exist."""
+        return self._typedefs.get(name)
 
     def function(self, name: str) -> int | None:
         """The type id of a function that BPF programs can be attached to; ``None`` where the kernel has none."""

@@ -20,29 +20,31 @@ CONTEXTS: Final = 3 << 7
 BUCKETS: Final = (32 - 6 + 1) << 6
 N_CHOICES: Final = 4
 
-SETTINGS: Final = np.dtype(
+AGGREGATE: Final = np.dtype(
     [
+        ("latency", "<u8", (N_SLOTS, BUCKETS)),
+        ("cells", [("count", "<u8"), ("choice", "<u4"), ("reserved", "<u4")], (N_SLOTS, CONTEXTS)),
+        (
+            "slots",
+            [
+                ("open_tsc", "<u8"),
+                ("open_context", "<u4"),
+                ("effects", "u1"),
+                ("exitless", "u1"),
+                ("reserved", "u1", (2,)),
+                ("decided", "<u8", (N_CHOICES,)),
+                ("unused", "<u8", (2,)),
+            ],
+            (N_SLOTS,),
+        ),
         ("kernel_cs", "<u8"),
         ("nmi_low", "<u8"),
         ("nmi_high", "<u8"),
-        ("exitless", "u1", (N_SLOTS,)),
-        ("effects", "u1", (N_SLOTS,)),
-        ("choice", "u1", (N_SLOTS * CONTEXTS,)),
-        ("reserved", "u1", (6,)),
-    ]
-)
-"""``struct agg_settings``."""
-
-AGGREGATE: Final = np.dtype(
-    [
-        ("counts", "<u8", (N_SLOTS, CONTEXTS)),
-        ("decided", "<u8", (N_SLOTS, N_CHOICES)),
-        ("latency", "<u8", (N_SLOTS, BUCKETS)),
-        ("first_tsc", "<u8"),
         ("nest", "<u8"),
         ("orphans", "<u8"),
         ("overwritten", "<u8"),
-        ("open", [("tsc", "<u8"), ("context", "<u4"), ("reserved", "<u4")], (N_SLOTS,)),
+        ("unused", "<u8"),
+        ("counting", "<u8"),
     ]
 )
 """``struct aggregate``: one a CPU."""

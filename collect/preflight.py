@@ -109,6 +109,7 @@ def _try_probes() -> tuple[list[TrapClass], list[Hook]]:
     from iretrace.collect.memory import KernelMemory  # noqa: PLC0415
     from iretrace.collect.overhead import Overhead  # noqa: PLC0415
     from iretrace.collect.probes import ProbeOptions, Probes, lack_of_fentry  # noqa: PLC0415
+    from iretrace.collect.typed import typed_tracepoints  # noqa: PLC0415
 
     prototypes, symbols = btf.kernel_prototypes(), kernel.read_symbols()
     gates, handlers = None, list[int]()
@@ -119,7 +120,11 @@ def _try_probes() -> tuple[list[TrapClass], list[Hook]]:
     classes = handled(CLASSES, gates)
     refused = unusable(prototypes, no_fentry=lack_of_fentry(prototypes), last_nmi_handler=last)
     options = ProbeOptions(
-        ring_bytes=1 << 16, use_tsc=has_msr_pmu(), units=units_for(classes, refused), last_nmi_handler=last
+        ring_bytes=1 << 16,
+        use_tsc=has_msr_pmu(),
+        units=units_for(classes, refused),
+        last_nmi_handler=last,
+        typed=typed_tracepoints(prototypes),
     )
     with Probes(options, kernel.cpu_list("online")) as probes:
         overhead = Overhead(probes)

@@ -71,6 +71,10 @@ class _NotCompiled(Exception):  # noqa: N818 - a request, not an error
         self.unit = unit
 
 
+class _Refused(Exception):  # noqa: N818 - why, for the one who asked
+    """The kernel does not load a program."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProbeOptions:
     """How to build the probes.
@@ -82,6 +86,7 @@ class ProbeOptions:
         last_nmi_handler: the function at the end of the list of NMI handlers, where it is known.
         filters: what to leave out.
         aggregate: count in BPF, write no events.
+        typed: tracepoints whose programs get arguments with types (:func:`iretrace.collect.typed.typed_tracepoints`).
     """
 
     ring_bytes: int
@@ -90,6 +95,7 @@ class ProbeOptions:
     last_nmi_handler: int | None = None
     filters: Filters = field(default_factory=Filters)
     aggregate: bool = False
+    typed: Mapping[str, int] = field(default_factory=dict)
 
 
 class Probes:
@@ -128,7 +134,7 @@ class Probes:
         options = self._options
         flags = [f"-DIRETRACE_CPUS={self._possible}", f"-I{BPF_DIR}"]
         flags += ["-DIRETRACE_CLOCK_TSC"] * options.use_tsc + [f"-D{unit}" for unit in sorted(self._units) if unit]
-        flags += options.filters.flags()
+        flags += ["-DIRETRACE_TYPED"] * bool(options.typed) + options.filters.flags()
         sources = [*SOURCES, FUNCTION_SOURCE] if self._units & FUNCTION_UNITS else [*SOURCES]
         if options.aggregate:
             flags.append("-DIRETRACE_AGGREGATE")
@@ -211,24 +217,16 @@ class Probes:
         """
         if hook.unit and hook.unit not in self._units:
             raise _NotCompiled(hook.unit)
-        bpf = self._bcc.BPF
-        with bcc_loader.captured_stderr() as output:
-            try:
-                kind = bpf.RAW_TRACEPOINT if hook.kind is Kind.TRACEPOINT else bpf.TRACING
-                function = self._module.load_func(hook.program.encode(), kind)
-            except Exception as error:  # noqa: BLE001 - BCC raises Exception itself
-                problem: Exception | None = error
-            else:
-                problem = None
-        if problem is not None:
-            reason = bcc_loader.first_error(output.text or str(problem))
+        try:
+            function = self._load(hook)
+        except _Refused as refused:
             if hook.kind is Kind.TRACEPOINT:
                 raise MachineError(
-                    "BPF", f"the kernel refused the program {hook.program} ({reason})", remedy="iretrace doctor"
-                )
-            return f"the kernel refused the program ({reason})"
+                    "BPF", f"the kernel refused the program {hook.program} ({refused})", remedy="iretrace doctor"
+                ) from None
+            return f"the kernel refused the program ({refused})"
         with bcc_loader.captured_stderr():
-            if hook.kind is Kind.TRACEPOINT:
+            if hook.kind is Kind.TRACEPOINT and hook.target not in self._options.typed:
                 fd = self._bcc.lib.bpf_attach_raw_tracepoint(function.fd, hook.target.encode())
             else:
                 fd = self._bcc.lib.bpf_attach_kfunc(function.fd)
@@ -238,6 +236,25 @@ class Probes:
             return "this kernel has no such tracepoint" if missing else f"cannot be attached ({os.strerror(number)})"
         self.attached[hook.name] = fd
         return ""
+
+    def _load(self, hook: Hook) -> Any:  # noqa: ANN401 - BCC has no types
+        """One hook's program, loaded and known to BCC's module, which unloads it."""
+        bpf, name = self._bcc.BPF, hook.program.encode()
+        btf_id = self._options.typed.get(hook.target) if hook.kind is Kind.TRACEPOINT else None
+        if btf_id is not None and name not in self._module.funcs:
+            code = self._module.dump_func(name)
+            try:
+                fd = syscalls.load_tracing(code, btf_id=btf_id, name=hook.target)
+            except OSError as error:
+                raise _Refused(error.strerror) from None
+            self._module.funcs[name] = bpf.Function(self._module, name, fd)
+        with bcc_loader.captured_stderr() as output:
+            try:
+                kind = bpf.RAW_TRACEPOINT if hook.kind is Kind.TRACEPOINT else bpf.TRACING
+                return self._module.load_func(name, kind)
+            except Exception as error:  # noqa: BLE001 - BCC raises Exception itself
+                problem = error
+        raise _Refused(bcc_loader.first_error(output.text or str(problem)))
 
     def drain_names(self, clock: Clock) -> None:
         """Take in what processes were called since the last time."""

@@ -24,6 +24,7 @@ from iretrace.collect.partial import Contents, Header, PartialWriter, copy_sorte
 from iretrace.collect.probes import ProbeOptions, Probes, lack_of_fentry
 from iretrace.collect.settling import settle
 from iretrace.collect.shedding import Shedder
+from iretrace.collect.typed import typed_tracepoints
 from iretrace.collect.watch import Watch
 from iretrace.errors import MachineError, OutputError
 from iretrace.trace import writing
@@ -127,6 +128,7 @@ class Recording:
                 units=units_for(asked, refused),
                 last_nmi_handler=self._facts.last_nmi_handler,
                 filters=options.filters,
+                typed=typed_tracepoints(self._facts.prototypes),
             ),
             self._cpus,
         )

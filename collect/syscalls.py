@@ -26,8 +26,12 @@ _BPF_STATS_RUN_TIME: Final = 0
 
 MAP_TYPE_RINGBUF: Final = 27
 _PROG_TYPE_TRACING: Final = 26
+TRACE_RAW_TP: Final = 23
 _TRACE_FENTRY: Final = 24
-_EXIT_0: Final = bytes.fromhex("b700000000000000 9500000000000000")  # r0 = 0; exit
+_INSTRUCTION_BYTES: Final = 8
+EXIT_0: Final = bytes.fromhex("b700000000000000 9500000000000000")
+"""A program that does nothing: r0 = 0; exit."""
+
 
 PERF_FLAG_FD_CLOEXEC: Final = 8
 
@@ -137,17 +141,49 @@ def try_fentry(btf_id: int) -> None:
     Raises:
         OSError: this kernel has no fentry, or not for this function.
     """
-    code = ctypes.create_string_buffer(_EXIT_0, len(_EXIT_0))
-    licence = ctypes.create_string_buffer(b"GPL")
-    # prog_type, insn_cnt, insns, license, then zeros to expected_attach_type (68) and attach_btf_id (108)
-    attr = struct.pack("=IIQQ", _PROG_TYPE_TRACING, 2, ctypes.addressof(code), ctypes.addressof(licence))
-    attr = attr.ljust(68, b"\0") + struct.pack("=I", _TRACE_FENTRY)
-    attr = attr.ljust(108, b"\0") + struct.pack("=I", btf_id)
-    program = _bpf(_BPF_PROG_LOAD, attr)
+    program = load_tracing(EXIT_0, btf_id=btf_id, attach_type=_TRACE_FENTRY)
     try:
-        os.close(_bpf(_BPF_RAW_TRACEPOINT_OPEN, struct.pack("=QI", 0, program)))
+        os.close(attach_tracing(program))
     finally:
         os.close(program)
+
+
+def load_tracing(code: bytes, *, btf_id: int, attach_type: int = TRACE_RAW_TP, name: str = "") -> int:
+    """Load a program of type TRACING, whose arguments have types; return its file descriptor.
+
+    Args:
+        code: instructions, with maps' file descriptors in them.
+        btf_id: the type id, in the kernel's BTF, of the function or of the tracepoint's ``btf_trace_*``.
+        attach_type: ``BPF_TRACE_*``; a raw tracepoint's arguments have had types since Linux v5.5.
+        name: the program's.
+
+    Raises:
+        OSError: the kernel refuses it.
+    """
+    instructions = ctypes.create_string_buffer(code, len(code))
+    licence = ctypes.create_string_buffer(b"GPL")
+    # prog_type, insn_cnt, insns, license, nothing of the log, kern_version and prog_flags, prog_name,
+    # then zeros to expected_attach_type (68) and attach_btf_id (108)
+    attr = struct.pack(
+        "=IIQQ24x16s",
+        _PROG_TYPE_TRACING,
+        len(code) // _INSTRUCTION_BYTES,
+        ctypes.addressof(instructions),
+        ctypes.addressof(licence),
+        name.encode()[:15],
+    )
+    attr = attr.ljust(68, b"\0") + struct.pack("=I", attach_type)
+    attr = attr.ljust(108, b"\0") + struct.pack("=I", btf_id)
+    return _bpf(_BPF_PROG_LOAD, attr)
+
+
+def attach_tracing(program_fd: int) -> int:
+    """Attach a program of type TRACING where it was loaded for; attached until the returned descriptor is closed.
+
+    Raises:
+        OSError: the kernel refuses it.
+    """
+    return _bpf(_BPF_RAW_TRACEPOINT_OPEN, struct.pack("=QI", 0, program_fd))
 
 
 def enable_run_time_stats() -> int:

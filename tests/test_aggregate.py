@@ -34,13 +34,17 @@ PRINT = r"""
 #include <stddef.h>
 #include <stdio.h>
 #include "aggregate.h"
-#define S(f) printf("settings." #f " %zu\n", offsetof(struct agg_settings, f));
+#define C(f) printf("cell." #f " %zu\n", offsetof(struct agg_cell, f));
+#define S(f) printf("slot." #f " %zu\n", offsetof(struct agg_slot, f));
 #define A(f) printf("aggregate." #f " %zu\n", offsetof(struct aggregate, f));
 #define V(v) printf(#v " %d\n", (int)(v));
 int main(void) {
-    S(kernel_cs) S(nmi_low) S(nmi_high) S(exitless) S(effects) S(choice) S(reserved)
-    A(counts) A(decided) A(latency) A(first_tsc) A(nest) A(orphans) A(overwritten) A(open)
-    V(sizeof(struct agg_settings)) V(sizeof(struct aggregate)) V(AGG_BUCKETS) V(AGG_CONTEXTS) V(AGG_SLOTS)
+    C(count) C(choice) C(reserved)
+    S(open_tsc) S(open_context) S(effects) S(exitless) S(reserved) S(decided) S(unused)
+    A(latency) A(cells) A(slots) A(kernel_cs) A(nmi_low) A(nmi_high) A(nest) A(orphans) A(overwritten) A(unused)
+    A(counting)
+    V(sizeof(struct agg_cell)) V(sizeof(struct agg_slot)) V(sizeof(struct aggregate))
+    V(AGG_BUCKETS) V(AGG_CONTEXTS) V(AGG_SLOTS)
     V(AGG_DEVICE) V(AGG_FIRST_SYSTEM) V(AGG_NESTED) V(AGG_NMI_TEXT) V(AGG_IF) V(AGG_TF) V(AGG_RF)
     V(AGG_NMI_ON_STACK) V(AGG_USER_SP) V(AGG_KERNEL) V(AGG_OTHER) V(AGG_UNKNOWN) V(AGG_SUB_BITS) V(AGG_CHOICES)
     return 0;
@@ -54,11 +58,15 @@ def test_one_layout(tmp_path: Path) -> None:
     subprocess.run(["gcc", f"-I{ROOT / 'bpf'}", "-o", tmp_path / "p", tmp_path / "p.c"], check=True)
     lines = subprocess.run([tmp_path / "p"], check=True, capture_output=True, text=True).stdout.splitlines()
     seen = {line.rsplit(" ", 1)[0]: int(line.rsplit(" ", 1)[1]) for line in lines}
-    for prefix, dtype in (("settings", counters.SETTINGS), ("aggregate", counters.AGGREGATE)):
+    assert counters.AGGREGATE.fields is not None
+    cell, slot = counters.AGGREGATE["cells"].base, counters.AGGREGATE["slots"].base
+    for prefix, dtype in (("cell", cell), ("slot", slot), ("aggregate", counters.AGGREGATE)):
         assert dtype.fields is not None
         for name, (_, offset, *_) in dtype.fields.items():
             assert seen[f"{prefix}.{name}"] == offset, name
-    assert seen["sizeof(struct agg_settings)"] == counters.SETTINGS.itemsize
+    assert seen["sizeof(struct agg_cell)"] == cell.itemsize
+    assert seen["sizeof(struct agg_slot)"] == slot.itemsize == 64  # a cache line
+    assert counters.AGGREGATE.fields["slots"][1] % 64 == counters.AGGREGATE.itemsize % 64 == 0
     assert seen["sizeof(struct aggregate)"] == counters.AGGREGATE.itemsize
     assert seen["AGG_BUCKETS"] == counters.BUCKETS == int(histogram.bucket_of(np.array(2**32 - 1, np.uint64))) + 1
     assert seen["AGG_CONTEXTS"] == counters.CONTEXTS == contexts.N_CONTEXTS // contexts.N_SLOTS
@@ -109,9 +117,9 @@ def test_the_policys_table_is_loaded_whole() -> None:
 def counted() -> NDArray[np.void]:
     """Counters of two CPUs: a timer to the kernel 900 times on CPU 0, page faults to user mode 100 times on CPU 1."""
     made = np.zeros(2, counters.AGGREGATE)
-    made["counts"][0, 32, (Target.KERNEL << 7) | contexts.IF] = 850
-    made["counts"][0, 32, (Target.KERNEL << 7) | contexts.IF | contexts.NESTED] = 50
-    made["counts"][1, 14, Target.OTHER << 7] = 100
+    made["cells"]["count"][0, 32, (Target.KERNEL << 7) | contexts.IF] = 850
+    made["cells"]["count"][0, 32, (Target.KERNEL << 7) | contexts.IF | contexts.NESTED] = 50
+    made["cells"]["count"][1, 14, Target.OTHER << 7] = 100
     made["latency"][0, 32, int(histogram.bucket_of(np.array(5000, np.uint64)))] = 900
     return made
 
@@ -138,7 +146,7 @@ def test_a_run_of_counters_is_read_like_any(tmp_path: Path) -> None:
     footer = msgspec.structs.replace(FOOTER, events=1000)
     aggregated.write(base, aggregated.to_run(footer, counted(), RFC2014))
     more = counted()
-    more["counts"][0, 32] *= 2
+    more["cells"]["count"][0, 32] *= 2
     aggregated.write(new, aggregated.to_run(footer, more, RFC2014))
     assert aggregated.is_run(base)
     with pytest.raises(NotATrace) as caught:

@@ -11,6 +11,8 @@ import pytest
 
 from iretrace.replay.policies import Choice
 from iretrace.store import aggregated
+from iretrace.store.summarize import summarize
+from iretrace.trace import open_trace
 from tests.live import loaded_programs
 
 if TYPE_CHECKING:
@@ -37,8 +39,8 @@ def made(footer):
     tables.append(tables_of(footer, policy))
     return tables[0]
 found = aggregate(CollectOptions(target=Path(sys.argv[1]), seconds=1.5, calibrate=False, keep_privileges=True), made)
-counts = found.counts["counts"].sum(axis=0).astype(np.int64)
-decided = found.counts["decided"].sum(axis=0).astype(np.int64)
+counts = found.counts["cells"]["count"].sum(axis=0).astype(np.int64)
+decided = found.counts["slots"]["decided"].sum(axis=0).astype(np.int64)
 for choice in range(4):
     ours = (counts * (tables[0].choice == choice)).sum(axis=1)
     assert (ours == decided[:, choice]).all(), (choice, ours, decided[:, choice])
@@ -96,3 +98,23 @@ def test_the_kernels_decisions_are_the_tables(tmp_path: Path, policy: str) -> No
     assert done.returncode == 0, done.stderr
     total, *decided = map(int, done.stdout.split())
     assert total == sum(decided) > 0
+
+
+def test_counters_are_the_replay_of_the_same_traps(
+    run_iretrace: RunIretrace, tmp_path: Path, compile_workload: CompileWorkload
+) -> None:
+    """Context by context the counts are those of an event trace of the same process, recorded at the same time.
+
+    The recorder of events runs inside the counters', so that both see the process whole.
+    """
+    counted, recorded = tmp_path / "counted.parquet", tmp_path / "recorded.parquet"
+    common = ("--no-calibrate", "--comm", "faults")
+    inner = run_iretrace.command("collect", *common, "-o", recorded, "--", compile_workload("faults"), str(PAGES))
+    run_iretrace("collect", "--aggregate", *common, "-o", counted, "--", *inner)
+    ours, run = aggregated.read(counted), summarize(open_trace(recorded))
+    assert not [loss for loss in run.footer.losses if loss.count]
+    for name in ("rfc2014", "iret"):
+        left, right = ours.policy(name), run.policy(name)
+        assert int(right.count[right.slot == 14].sum()) >= PAGES
+        assert dict(zip(left.context, left.count, strict=True)) == dict(zip(right.context, right.count, strict=True))
+        assert dict(zip(left.context, left.choice, strict=True)) == dict(zip(right.context, right.choice, strict=True))

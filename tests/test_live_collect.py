@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from iretrace.trace import open_trace
+from tests.conftest import ROOT
 from tests.live import (
     INTERRUPT_ROWS,
     bounds,
@@ -61,6 +62,29 @@ def test_every_page_fault_of_a_known_program_is_there(
     assert mine.error_code.unique().tolist() == [6]  # user, write, not present: Intel SDM vol. 3A, 4.7
     assert own_losses(open_trace(trace).footer) == {}
     assert trace.stat().st_size <= 8 * len(events)
+
+
+UNTYPED = """
+import sys
+from pathlib import Path
+from iretrace.collect import session
+from iretrace.collect.options import CollectOptions
+session.typed_tracepoints = lambda prototypes: {}
+options = {"calibrate": False, "keep_privileges": True}
+session.collect(CollectOptions(target=Path(sys.argv[1]), command=tuple(sys.argv[2:]), **options))
+"""
+
+
+def test_a_kernel_that_gives_no_types_shows_the_same_frames(tmp_path: Path, compile_workload: CompileWorkload) -> None:
+    """Page faults' frames read with a helper, where arguments have no types, are those read without one."""
+    trace = tmp_path / "t.parquet"
+    command = [sys.executable, "-c", UNTYPED, str(trace), str(compile_workload("faults")), str(PAGES)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    mine, counted = own_faults(read_events(trace), done.stdout)
+    assert len(mine) == counted >= PAGES
+    assert set(mine.cs) == {0x33}
+    assert mine.error_code.unique().tolist() == [6]
+    assert own_losses(open_trace(trace).footer) == {}
 
 
 def test_interrupt_counts_equal_proc_interrupts(

@@ -73,7 +73,7 @@ def to_run(footer: Footer, counts: NDArray[np.void], policy: Policy) -> Run:
         policy: the one that was loaded.
     """
     by_context = np.zeros((contexts.N_SLOTS, CONTEXTS), np.uint64)
-    by_context[VECTORS] = counts["counts"].sum(axis=0)
+    by_context[VECTORS] = counts["cells"]["count"].sum(axis=0)
     vectors = np.flatnonzero(by_context.sum(axis=1)).astype(np.int64)
     all_latency = np.zeros((contexts.N_SLOTS, histogram.N_BUCKETS), np.int64)
     all_latency[VECTORS, :BUCKETS] = counts["latency"].sum(axis=0).astype(np.int64)
@@ -105,7 +105,7 @@ def to_run(footer: Footer, counts: NDArray[np.void], policy: Policy) -> Run:
     document = msgspec.structs.replace(
         document,
         source=SOURCE,
-        cpus_seen=int((counts["counts"].sum(axis=(1, 2)) > 0).sum()),
+        cpus_seen=int((counts["cells"]["count"].sum(axis=(1, 2)) > 0).sum()),
         notes=[
             *footer.limits(),
             "Counted without events: no self times, no depths, no course over time.",
