@@ -20,7 +20,8 @@ static __always_inline void add(u64 *cell)
 	__sync_fetch_and_add(cell, 1);
 }
 
-/* Keep clang from comparing another form of a number than the one that is used: the verifier would not see the bound. */
+/* Keep clang from comparing another form of a number than the one that is used: the verifier would not see the bound. 64
+ * bits, or what is compared and what is used would be two extensions of it, which verifiers like Linux 6.1's do not link. */
 #define AS_IT_IS(number) asm volatile("" : "+r"(number))
 
 static __always_inline u32 agg_slot(const struct trap *trap)
@@ -79,7 +80,7 @@ static __always_inline u32 agg_bucket(u64 cycles)
 	return (shift << AGG_SUB_BITS) + (value >> shift);
 }
 
-static __always_inline void agg_return(struct aggregate *agg, struct agg_slot *slot, u32 index, u32 context, u32 orphan)
+static __always_inline void agg_return(struct aggregate *agg, struct agg_slot *slot, u64 index, u32 context, u32 orphan)
 {
 	u32 effects = slot->effects, nest = agg->nest;
 	struct agg_cell *cell;
@@ -101,11 +102,13 @@ static __always_inline void agg_return(struct aggregate *agg, struct agg_slot *s
 
 static __always_inline int aggregate(const struct cpu_state *state, const struct trap *trap)
 {
-	u32 cpu = bpf_get_smp_processor_id(), index = agg_slot(trap), context, bucket;
+	u32 cpu = bpf_get_smp_processor_id(), context;
+	u64 index = agg_slot(trap), bucket;
 	struct aggregate *agg = (struct aggregate *)aggregates.lookup((int *)&cpu);
 	struct agg_slot *slot;
 	u64 tsc;
 
+	AS_IT_IS(index);
 	if (!agg || !agg->counting || index >= AGG_SLOTS)
 		return 0;
 	slot = &agg->slots[index];
