@@ -112,7 +112,7 @@ static __always_inline int aggregate(const struct cpu_state *state, const struct
 	if (!agg || !agg->counting || index >= AGG_SLOTS)
 		return 0;
 	slot = &agg->slots[index];
-	context = agg_context(agg, trap, index != 2 && state && state->nmi_open);
+	context = agg_context(agg, trap, index != 2 && state && state->nmi.open);
 	if (trap->phase == TRAP_ENTRY) {
 		if (slot->effects & AGG_UP)
 			agg->nest++;

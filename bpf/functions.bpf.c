@@ -11,6 +11,7 @@
 static __always_inline int handle_function_entry(u64 regs, u8 vector)
 {
 	struct cpu_state *state = this_cpu();
+	u32 nmis = nmis_shown(state);
 	struct trap trap = {};
 	u64 tsc;
 
@@ -23,7 +24,7 @@ static __always_inline int handle_function_entry(u64 regs, u8 vector)
 	trap.seen = TRAP_SEEN_VECTOR;
 	if (read_frame(&trap, (const struct pt_regs *)regs))
 		lose(LOSS_FRAME_UNREAD);
-	return enter(state, &trap, regs, tsc);
+	return enter(state, &trap, regs, tsc, nmis);
 }
 
 /* It returns: the last that is seen of a trap of the kernel's; one of user mode's ends at exit_to_user_mode_prepare. */
@@ -199,6 +200,7 @@ static __always_inline u8 die_vector(struct die *die, u64 val, void *data)
 KFUNC_PROBE(hw_breakpoint_exceptions_notify, void *block, unsigned long val, void *data)
 {
 	struct cpu_state *state = this_cpu();
+	u32 nmis = nmis_shown(state);
 	struct trap trap = {};
 	struct die die = {};
 	u8 vector = die_vector(&die, val, data);
@@ -219,7 +221,7 @@ KFUNC_PROBE(hw_breakpoint_exceptions_notify, void *block, unsigned long val, voi
 	}
 	if (read_frame(&trap, (const struct pt_regs *)die.regs))
 		lose(LOSS_FRAME_UNREAD);
-	return enter(state, &trap, die.regs, tsc);
+	return enter(state, &trap, die.regs, tsc, nmis);
 }
 
 /* Of the others nothing more is seen when they return to the kernel: a fixup follows that may change the frame. */
@@ -254,6 +256,7 @@ KFUNC_PROBE(mce_gen_pool_add, void *mce)
 	struct machine_check check = {};
 	struct trap trap = {};
 	u64 tsc, regs;
+	u32 in_nmi;
 
 	/* What polling finds is logged here as well, and is no trap; all banks of one trap have its time stamp. */
 	if (!state || bpf_probe_read_kernel(&check, sizeof(check), mce) || !(check.mcg_status & MCG_STATUS_MCIP) ||
@@ -268,7 +271,15 @@ KFUNC_PROBE(mce_gen_pool_add, void *mce)
 	trap.vector = 18;
 	trap.seen = TRAP_SEEN_VECTOR;
 	regs = find_frame(&trap, ctx, TEXT_MC, SCRATCH_MC);
-	return enter(state, &trap, regs, tsc);
+#ifdef IRETRACE_AGGREGATE
+	in_nmi = 1;
+#else
+	in_nmi = nmi_around(state, &trap) != NOT_IN_NMI;
+#endif
+	enter(state, &trap, regs, tsc, state->nmi.entries);
+	if (!in_nmi)
+		remember_interruption(state, &trap, tsc, SCRATCH_MC);
+	return 0;
 }
 
 /* NMI handlers that are on the list of NMI_LOCAL: whichever is called first shows the NMI. */
@@ -279,38 +290,70 @@ static __always_inline int handle_nmi_handler(u64 regs, u8 opener)
 	u64 tsc;
 
 	/* Opened by another handler's hook; by this one: it was never closed, and this is the next NMI. */
-	if (!state || (state->nmi_open && state->nmi_open != opener))
+	if (!state || (state->nmi.open && state->nmi.open != opener))
 		return pass(state);
 	if (!is_wanted(LEFT_OUT_NMIS))
 		return 0;
 	tsc = read_clock();
-	state->nmi_open = opener;
 	trap.hook = HOOK_FUNCTION_ENTRY;
 	trap.phase = TRAP_ENTRY;
 	trap.vector = 2;
 	trap.seen = TRAP_SEEN_VECTOR;
 	if (read_frame(&trap, (const struct pt_regs *)regs))
 		lose(LOSS_FRAME_UNREAD);
-	return emit(state, &trap, tsc, 1);
+	if (state->nmi.open)
+		lose(LOSS_NMI_UNCLOSED);
+	state->nmi.open = 0;
+#ifndef IRETRACE_AGGREGATE
+	if (state->interrupted.tsc && was_interrupted(state, &trap, regs)) {
+		lose(LOSS_ORDER_MENDED);
+		tsc = state->interrupted.tsc - 1;
+	}
+#endif
+	emit(state, &trap, tsc, 1);
+	state->nmi.open = opener;
+	state->nmi.claims = 0;
+	state->nmi.inside = 0;
+	state->nmi.regs = regs;
+	state->nmi.frame = trap.frame;
+	state->nmi.entry_tsc = tsc;
+	state->nmi.entries++;
+#ifndef IRETRACE_AGGREGATE
+	remember_interruption(state, &trap, tsc, SCRATCH_NMI);
+#endif
+	return 0;
 }
 
+/* The last of it that is seen. Only of an NMI that its handlers claimed it is certain that nothing follows. */
 static __always_inline int handle_nmi_exit(struct cpu_state *state, u64 regs, u8 hook)
 {
 	struct trap trap = {};
-	u64 tsc;
 
-	if (!state || !state->nmi_open)
+	if (!state || !state->nmi.open)
 		return pass(state);
-	tsc = read_clock();
 	trap.hook = hook;
 	trap.phase = TRAP_EXIT;
 	trap.vector = 2;
 	trap.seen = TRAP_SEEN_VECTOR;
 	if (regs && read_frame(&trap, (const struct pt_regs *)regs))
 		lose(LOSS_FRAME_UNREAD);
-	emit(state, &trap, tsc, 1);
-	state->nmi_open = 0;
+#ifdef IRETRACE_AGGREGATE
+	emit(state, &trap, 0, 1);
+	state->nmi.open = 0;
 	return 0;
+#else
+	if (state->nmi.claims) {
+		emit(state, &trap, read_clock(), 1);
+		state->nmi.open = 0;
+		return 0;
+	}
+	state->nmi.exit = trap;
+	state->nmi.exit_tsc = read_counter();
+	state->nmi.open = 0;
+	barrier();
+	state->nmi.held++;
+	return 0;
+#endif
 }
 
 KFUNC_PROBE(perf_event_nmi_handler, unsigned int type, struct pt_regs *regs)
@@ -335,6 +378,8 @@ int raw_tracepoint__nmi_last_handler(struct bpf_raw_tracepoint_args *ctx)
 	struct settings *set = settings.lookup((int *)&zero);
 	struct cpu_state *state = this_cpu();
 
+	if (state && state->nmi.open)
+		state->nmi.claims += (u32)ctx->args[2];
 	if (!set || set->last_nmi_handler != ctx->args[0])
 		return pass(state);
 	return handle_nmi_exit(state, 0, HOOK_NMI_LAST_HANDLER);
@@ -361,6 +406,8 @@ KRETFUNC_PROBE(exit_to_user_mode_prepare, struct pt_regs *regs)
 {
 	struct cpu_state *state = this_cpu();
 
+	if (state)
+		state->kernel_tsc = 0;
 	if (!state || !state->user.open)
 		return pass(state);
 	return end_user_trap(state, (u64)regs, HOOK_EXIT_TO_USER);

@@ -40,23 +40,6 @@ struct user_trap {
 	u8 open;
 };
 
-struct cpu_state {
-	u64 passed; /* runs that rightly wrote no event: see collect/overhead.py */
-	u64 nmi_open; /* the hook that opened the NMI that is being handled, plus one */
-	u64 mce_tsc; /* of the last machine check: each of its banks is logged by itself */
-	struct user_trap user;
-};
-BPF_PERCPU_ARRAY(cpu_state, struct cpu_state, 1);
-
-#define STACK_WORDS 96 /* how far above the probe the entry stub's frame is looked for, a stack */
-struct scratch {
-	u64 address;
-	u64 words[STACK_WORDS];
-};
-/* An NMI may interrupt a search of its CPU, and a machine check an NMI's, so each has a scratch of its own. */
-enum { SCRATCH_IRQ, SCRATCH_NMI, SCRATCH_MC, N_SCRATCH };
-BPF_PERCPU_ARRAY(scratch, struct scratch, N_SCRATCH);
-
 /* The part of pt_regs that the CPU pushed. */
 struct iret_frame {
 	u64 ip;
@@ -75,6 +58,66 @@ struct trap {
 	u8 phase;
 	u8 seen;
 };
+
+/* What tells one trap of a CPU from another that is open at the same time. */
+struct place {
+	u64 regs;
+	u64 ip;
+};
+
+/*
+ * The NMI that is or was last handled. The last of it that can be hooked is not its end: what the kernel says of an NMI
+ * that no handler claimed comes behind it (default_do_nmi(), arch/x86/kernel/nmi.c). So the exit of such an NMI is held
+ * back until an event comes that is not inside it: see send_held().
+ */
+struct nmi_state {
+	u64 open;      /* the hook that opened the NMI that is being handled, plus one */
+	u64 claims;    /* how much its handlers say that they handled */
+	u64 regs;      /* its pt_regs */
+	struct iret_frame frame;
+	struct trap exit; /* held back */
+	u64 exit_tsc;
+	u32 held;      /* how many exits were held back */
+	u32 settled;   /* up to which of them nothing is left to do */
+	u32 sent;      /* the last that was sent */
+	u32 entries;   /* NMIs shown */
+	u32 inside;    /* #BPs that were shown inside it and have not ended */
+	u64 entry_tsc; /* of the last */
+};
+
+/*
+ * The last NMI or machine check that interrupted the kernel, as long as no other event came: it may have interrupted
+ * another trap before that one's hook, which then is the next.
+ */
+struct interruption {
+	u64 tsc; /* 0: none */
+	u64 ip;
+	u64 on_entry; /* it interrupted what runs on the way into a trap alone */
+	u64 regs; /* pt_regs of the trap that it interrupted; 0: not found */
+	struct iret_frame frame; /* of that trap */
+};
+
+struct cpu_state {
+	u64 passed; /* runs that rightly wrote no event: see collect/overhead.py */
+	u64 mce_tsc; /* of the last machine check: each of its banks is logged by itself */
+	u64 kernel_tsc; /* of the first entry from the kernel since this CPU was on its way to user mode */
+	struct user_trap user;
+	struct nmi_state nmi;
+	struct interruption interrupted;
+	u64 entering; /* pt_regs of the trap whose entry is being shown */
+	struct place last, outer; /* the trap that was entered last, and the one that it came in */
+	u32 last_ended;
+};
+BPF_PERCPU_ARRAY(cpu_state, struct cpu_state, 1);
+
+#define STACK_WORDS 96 /* how far above the probe the entry stub's frame is looked for, a stack */
+struct scratch {
+	u64 address;
+	u64 words[STACK_WORDS];
+};
+/* An NMI may interrupt a search of its CPU, and a machine check an NMI's, so each has a scratch of its own. */
+enum { SCRATCH_IRQ, SCRATCH_NMI, SCRATCH_MC, N_SCRATCH };
+BPF_PERCPU_ARRAY(scratch, struct scratch, N_SCRATCH);
 
 static __always_inline void lose(u32 cause)
 {
@@ -102,6 +145,9 @@ static __always_inline u64 read_clock(void)
 	return read_counter();
 #endif
 }
+
+/* Whether a trap came inside an NMI that was shown: before its last handler ended, or behind. */
+enum nesting { NOT_IN_NMI, IN_NMI, BEHIND_LAST_HANDLER };
 
 #ifdef IRETRACE_AGGREGATE
 static __always_inline int aggregate(const struct cpu_state *state, const struct trap *trap);
@@ -132,20 +178,22 @@ static __always_inline int pass(struct cpu_state *state)
 	return 0;
 }
 
-/* Send an event; `as_nmi`: its trap runs in NMI context. */
-static __always_inline int emit(const struct cpu_state *state, const struct trap *trap, u64 tsc, u32 as_nmi)
+/* Nothing that an NMI may change is read before, or written after, what stands before. */
+static __always_inline void barrier(void)
+{
+	asm volatile("" ::: "memory");
+}
+
+/* Send an event to the NMIs' ring or to the other. */
+static __always_inline int send(const struct trap *trap, u64 tsc, u32 in_nmi)
 {
 	u32 cpu = bpf_get_smp_processor_id();
-	u32 in_nmi = as_nmi || (state && state->nmi_open);
 	u32 index = in_nmi ? IRETRACE_CPUS + cpu : cpu;
 	u32 loss = in_nmi ? LOSS_NMI_RING_BUSY : LOSS_RING_FULL;
 	void *ring;
 	struct trap_event *event;
 	u64 pid_tgid;
 
-#ifdef IRETRACE_AGGREGATE
-	return aggregate(state, trap);
-#endif
 	if ((s64)tsc < 0) {
 		lose(LOSS_TSC_UNREADABLE);
 		return 0;
@@ -177,6 +225,119 @@ static __always_inline int emit(const struct cpu_state *state, const struct trap
 	event->seen = trap->seen;
 	bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
 	return 0;
+}
+
+/*
+ * Whether a trap came inside the NMI whose exit is held back: what it interrupted ran on the NMI's stack. An NMI of the
+ * kernel's has one of a page for itself. One of user mode's runs on its task's, as a system call does that comes later;
+ * then its pt_regs, at the top, are overwritten (asm_exc_nmi, arch/x86/entry/entry_64.S).
+ */
+#define NMI_STACK_BYTES 4096
+#define TASK_STACK_BYTES 16384
+static __always_inline u32 is_inside(const struct nmi_state *nmi, const struct trap *trap)
+{
+	u64 below = nmi->regs - trap->frame.sp - 1;
+	struct {
+		u64 orig_ax;
+		struct iret_frame frame;
+	} now;
+
+	if ((trap->seen & (TRAP_SEEN_FRAME | TRAP_TO_KERNEL)) != (TRAP_SEEN_FRAME | TRAP_TO_KERNEL))
+		return 0;
+	if ((nmi->frame.cs & 3) == 0)
+		return below < NMI_STACK_BYTES;
+	return below < TASK_STACK_BYTES &&
+	       !bpf_probe_read_kernel(&now, sizeof(now), &((const struct pt_regs *)nmi->regs)->orig_ax) &&
+	       now.orig_ax == ~0ull && now.frame.ip == nmi->frame.ip && now.frame.sp == nmi->frame.sp &&
+	       now.frame.flags == nmi->frame.flags;
+}
+
+static __always_inline enum nesting nmi_around(const struct cpu_state *state, const struct trap *trap)
+{
+	if (state->nmi.open)
+		return IN_NMI;
+	if (state->nmi.settled != state->nmi.held && is_inside(&state->nmi, trap))
+		return BEHIND_LAST_HANDLER;
+	return NOT_IN_NMI;
+}
+
+/*
+ * Take the exit that is held back, to send it. An NMI may come anywhere in between, and will send what it finds not
+ * settled, so the order matters: what is to be sent is copied first, since the NMI may put its own exit there; then it is
+ * settled, after which no NMI sends it; only then it shows whether one did before. So it is sent once whatever comes.
+ */
+static __always_inline u32 take_held(struct nmi_state *nmi, struct trap *exit, u64 *tsc)
+{
+	u32 number = nmi->held;
+
+	if (nmi->settled == number)
+		return 0;
+	barrier();
+	*exit = nmi->exit;
+	*tsc = nmi->exit_tsc;
+	barrier();
+	nmi->settled = number;
+	barrier();
+	if ((s32)(nmi->sent - number) >= 0)
+		return 0;
+	nmi->sent = number;
+	barrier();
+	return 1;
+}
+
+/* Send an event; `as_nmi`: its trap runs in NMI context. */
+static __always_inline int emit_nested(struct cpu_state *state, const struct trap *trap, u64 tsc, u32 as_nmi,
+				       enum nesting nesting)
+{
+#ifdef IRETRACE_AGGREGATE
+	return aggregate(state, trap);
+#else
+	const struct trap *now = trap;
+	struct trap exit;
+	u64 exit_tsc, now_tsc = tsc;
+	u32 i;
+
+	if (nesting == NOT_IN_NMI) {
+		if (take_held(&state->nmi, &exit, &exit_tsc)) {
+			now = &exit;
+			now_tsc = exit_tsc;
+		}
+		state->interrupted.tsc = 0;
+		state->last_ended |= trap->phase == TRAP_EXIT;
+	} else if (trap->vector == 3) {
+		/* Where an NMI interrupted the probe on a #BP's entry, those inside it are skipped, and their exits are not:
+		 * such an exit would end the #BP that is open below the NMI. */
+		if (trap->phase == TRAP_ENTRY)
+			state->nmi.inside++;
+		else if (state->nmi.inside)
+			state->nmi.inside--;
+		else
+			return pass(state);
+	}
+	/* What was held back first, and one call for both, since all of it is in every program. */
+#pragma clang loop unroll(disable)
+	for (i = 0; i < 2; i++) {
+		send(now, now_tsc, as_nmi || nesting != NOT_IN_NMI);
+		if (now == trap)
+			break;
+		now = trap;
+		now_tsc = tsc;
+	}
+	if (nesting == BEHIND_LAST_HANDLER)
+		state->nmi.exit_tsc = read_counter(); /* it is not over yet */
+	return 0;
+#endif
+}
+
+static __always_inline int emit(struct cpu_state *state, const struct trap *trap, u64 tsc, u32 as_nmi)
+{
+#ifdef IRETRACE_AGGREGATE
+	return aggregate(state, trap);
+#else
+	if (!state)
+		return send(trap, tsc, as_nmi); /* no hook is compiled that could show an NMI's end */
+	return emit_nested(state, trap, tsc, as_nmi, nmi_around(state, trap));
+#endif
 }
 
 static __always_inline void saw_frame(struct trap *trap)
@@ -233,17 +394,105 @@ static __always_inline u32 runs_as_nmi(const struct trap *trap)
 	       (!is_from_user(trap) && (trap->vector == 1 || trap->vector == 3 || trap->vector == 8));
 }
 
+/* Whether a place in the kernel is in the code of index `index` in entry_text. */
+static __always_inline u32 is_in_text(u64 ip, u32 index)
+{
+	struct text_range *text = entry_text.lookup(&index);
+
+	return text && ip >= text->low && ip < text->high;
+}
+
+/*
+ * Whether an NMI or machine check came between the CPU's entry into this trap and its hook. It was the last event, so
+ * either it did, or it came on the way out of an earlier trap, behind that one's last hook. It did where
+ *  - it interrupted what runs on entry alone: before this trap's entry stub calls its handler, or what stubs call first;
+ *  - the trap that it interrupted had the pt_regs of this one: the same address and frame. An earlier trap may have had
+ *    the same: it is the one entered last, or the one that that came in; then nothing is certain.
+ */
+static __always_inline u32 was_interrupted(struct cpu_state *state, const struct trap *trap, u64 regs)
+{
+	const struct interruption *by = &state->interrupted;
+	u64 handler_returns = 0;
+	u32 stub = trap->vector >= 32 && trap->vector < 0xec ? TEXT_DEVICE : trap->vector;
+
+	if (!regs)
+		return 0;
+	if (by->on_entry)
+		return 1;
+	if (is_in_text(by->ip, stub))
+		return !bpf_probe_read_kernel(&handler_returns, sizeof(handler_returns), (void *)(regs - 8)) &&
+		       by->ip < handler_returns;
+	if (by->regs != regs || by->frame.ip != trap->frame.ip || by->frame.sp != trap->frame.sp ||
+	    by->frame.flags != trap->frame.flags)
+		return 0;
+	if ((state->last.regs == regs && state->last.ip == trap->frame.ip) ||
+	    (state->outer.regs == regs && state->outer.ip == trap->frame.ip)) {
+		lose(LOSS_ORDER_UNSURE);
+		return 0;
+	}
+	return 1;
+}
+
+/*
+ * The time stamp of an entry: that of its hook, unless it is certain that what is written before it came after. `nmis`:
+ * NMIs shown when the hook's program began.
+ */
+static __always_inline u64 entered_at(struct cpu_state *state, const struct trap *trap, u64 regs, u64 tsc, u32 nmis,
+				      u32 user_exits)
+{
+	u64 before = 0;
+
+	if (state->nmi.entries != nmis && state->nmi.entry_tsc < tsc)
+		before = state->nmi.entry_tsc; /* it interrupted this very program */
+	else if (state->interrupted.tsc && was_interrupted(state, trap, regs))
+		before = state->interrupted.tsc;
+	if (user_exits && is_from_user(trap)) {
+		/* The way to user mode is seen, and is gone with interrupts off: what came from the kernel since came inside. */
+		if (state->kernel_tsc && (!before || state->kernel_tsc < before))
+			before = state->kernel_tsc;
+		state->kernel_tsc = 0;
+	} else if (!state->kernel_tsc && !runs_as_nmi(trap)) {
+		state->kernel_tsc = tsc;
+	}
+	if (!before)
+		return tsc;
+	lose(LOSS_ORDER_MENDED);
+	return before - 1;
+}
+
 /* An entry: send it, and where it came from user mode leave word for the hook that will see it return. */
-static __always_inline int enter(struct cpu_state *state, const struct trap *trap, u64 regs, u64 tsc)
+static __always_inline int enter(struct cpu_state *state, const struct trap *trap, u64 regs, u64 tsc, u32 nmis)
 {
 	u32 zero = 0;
 	struct settings *set;
 
-	emit(state, trap, tsc, runs_as_nmi(trap));
+#ifdef IRETRACE_AGGREGATE
+	aggregate(state, trap);
 	if (!state || !is_from_user(trap))
 		return 0;
 	set = settings.lookup((int *)&zero);
-	if (set && set->user_exits) {
+#else
+	enum nesting nesting;
+
+	if (!state)
+		return send(trap, tsc, runs_as_nmi(trap));
+	set = settings.lookup((int *)&zero);
+	/* A pointer that went through memory comes back as a number: what is below it is read as well. */
+	state->entering = regs;
+	barrier();
+	regs = state->entering;
+	nesting = nmi_around(state, trap);
+	if (nesting == NOT_IN_NMI) {
+		tsc = entered_at(state, trap, regs, tsc, nmis, set && set->user_exits);
+		if (!state->last_ended)
+			state->outer = state->last;
+		state->last.regs = regs;
+		state->last.ip = trap->frame.ip;
+		state->last_ended = 0;
+	}
+	emit_nested(state, trap, tsc, runs_as_nmi(trap), nesting);
+#endif
+	if (set && set->user_exits && is_from_user(trap)) {
 		state->user.open = 0;
 		state->user.regs = regs;
 		state->user.irq = trap->irq;
@@ -252,6 +501,15 @@ static __always_inline int enter(struct cpu_state *state, const struct trap *tra
 		state->user.open = 1;
 	}
 	return 0;
+}
+
+/* How many NMIs were shown on this CPU: asked for before the clock is read. */
+static __always_inline u32 nmis_shown(const struct cpu_state *state)
+{
+	u32 shown = state ? state->nmi.entries : 0;
+
+	barrier();
+	return shown;
 }
 
 /* Whether a trap will be shown returning to user mode by a later hook than the one that asks. */
@@ -333,9 +591,41 @@ unread:
 	return 0;
 }
 
+/*
+ * Remember an NMI or machine check for the next event: whether it interrupted a trap before its hook is found then. The
+ * trap that it interrupted is the one whose entry stub called what runs there: the pt_regs lie above the return address.
+ * Never looks beyond the page that the stack pointer is in and the stack from which the CPU came to an IRQ stack.
+ */
+static __always_inline void remember_interruption(struct cpu_state *state, const struct trap *trap, u64 tsc,
+						  u32 scratch_index)
+{
+	struct interruption *by = &state->interrupted;
+	struct scratch *s = scratch.lookup(&scratch_index);
+	u32 index = TEXT_ENTRY;
+	struct text_range *text = entry_text.lookup(&index);
+	u64 sp = trap->frame.sp, regs, beyond, hop, last;
+
+	by->tsc = 0;
+	if (!(trap->seen & TRAP_SEEN_FRAME) || is_from_user(trap) || !s || !text)
+		return;
+	by->ip = trap->frame.ip;
+	by->on_entry = is_in_text(by->ip, TEXT_ERROR_ENTRY) || is_in_text(by->ip, TEXT_PARANOID_ENTRY) ||
+		       is_in_text(by->ip, TEXT_IRQ_ENTRIES);
+	by->regs = 0;
+	if (!(sp & 7) && !(by->ip >= text->low && by->ip < text->high)) {
+		regs = scan_stack(s, sp, text, &beyond, &hop);
+		if (!regs && !(beyond & 4095) && (s64)hop < 0 && !(hop & 7))
+			regs = scan_stack(s, hop, text, &beyond, &last);
+		if (regs && !bpf_probe_read_kernel(&by->frame, sizeof(by->frame), &((const struct pt_regs *)regs)->ip))
+			by->regs = regs;
+	}
+	by->tsc = tsc;
+}
+
 static __always_inline int handle_page_fault(struct bpf_raw_tracepoint_args *ctx, u8 hook)
 {
 	struct cpu_state *state = open_here();
+	u32 nmis = nmis_shown(state);
 	u64 tsc, regs = ctx->args[1];
 	struct trap trap = {};
 
@@ -348,12 +638,13 @@ static __always_inline int handle_page_fault(struct bpf_raw_tracepoint_args *ctx
 	trap.error_code = ctx->args[2];
 	trap.seen = TRAP_SEEN_VECTOR | TRAP_SEEN_ERROR_CODE;
 	read_argument_frame(&trap, regs);
-	return enter(state, &trap, regs, tsc);
+	return enter(state, &trap, regs, tsc, nmis);
 }
 
 static __always_inline int handle_irq(struct bpf_raw_tracepoint_args *ctx, struct trap *trap, u32 text_index)
 {
 	struct cpu_state *state = open_here();
+	u32 nmis = nmis_shown(state);
 	u64 tsc, regs;
 
 	if (!is_wanted(LEFT_OUT_OTHERS))
@@ -362,7 +653,7 @@ static __always_inline int handle_irq(struct bpf_raw_tracepoint_args *ctx, struc
 	if (trap->phase == TRAP_EXIT)
 		return returns_later(state, trap) ? pass(state) : emit(state, trap, tsc, 0);
 	regs = find_frame(trap, ctx, text_index, SCRATCH_IRQ);
-	return enter(state, trap, regs, tsc);
+	return enter(state, trap, regs, tsc, nmis);
 }
 
 static __always_inline int handle_irq_vector(struct bpf_raw_tracepoint_args *ctx, u8 hook, u8 phase)

@@ -86,7 +86,10 @@ enum trap_loss {
 	LOSS_FRAME_UNREAD = 3,
 	LOSS_TARGET_UNKNOWN = 4,
 	LOSS_PROCESS_NAMES = 5,
-	N_LOSSES = 6,
+	LOSS_ORDER_MENDED = 6,
+	LOSS_ORDER_UNSURE = 7,
+	LOSS_NMI_UNCLOSED = 8,
+	N_LOSSES = 9,
 };
 
 /* Kernel text [low, high) of an entry stub: a return address in it lies right below the trap's pt_regs. */
@@ -105,6 +108,11 @@ struct settings {
 #define TEXT_DEVICE 256 /* index of asm_common_interrupt, behind the 256 vectors */
 #define TEXT_NMI    2   /* asm_exc_nmi with all its labels */
 #define TEXT_MC     18  /* asm_exc_machine_check */
-#define N_TEXT      257
+#define TEXT_ENTRY  257 /* all entry code */
+/* What entry stubs call or come from before they call a handler; nothing runs it on the way out. */
+#define TEXT_ERROR_ENTRY    258
+#define TEXT_PARANOID_ENTRY 259
+#define TEXT_IRQ_ENTRIES    260
+#define N_TEXT      261
 
 #endif

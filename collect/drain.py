@@ -150,7 +150,10 @@ class Drain:
         """Empty every ring once, as far as the buffer goes; with ``stop_tsc`` leave out events after it."""
         self.progress.fill_pct = max(ring.fill_pct() for ring, _ in self._shares)
         self.progress.peak_fill_pct = max(self.progress.peak_fill_pct, self.progress.fill_pct)
-        n = self._take()
+        self._keep(self._take(), stop_tsc)
+
+    def _keep(self, n: int, stop_tsc: int | None) -> None:
+        """Write the first ``n`` events of the buffer, in order, as far as they are in the window."""
         if not n:
             return
         drained = as_events(self._buffer[:n])
@@ -187,6 +190,9 @@ class Drain:
         self.once(stop_tsc)
         while any(ring.fill_pct() > 0 for ring, _ in self._shares):
             self.once(stop_tsc)
+        held = self._probes.held_exits()
+        as_events(self._buffer[: len(held)])[:] = held
+        self._keep(len(held), stop_tsc)
 
     def counted(self) -> list[Loss]:
         """What the probes counted as lost."""

@@ -13,7 +13,7 @@ from iretrace import footer as footers
 from iretrace.collect import calibrate, kernel
 from iretrace.collect.btf import Prototypes, kernel_prototypes
 from iretrace.collect.memory import KernelMemory
-from iretrace.collect.probes import TEXT_DEVICE
+from iretrace.collect.probes import TEXT_DEVICE, TEXT_ENTRY
 from iretrace.collect.wire import Addresses
 from iretrace.errors import MachineError
 from iretrace.vectors import NMI
@@ -102,14 +102,14 @@ def text_base_of(symbols: Symbols, *, raw_addresses: bool) -> int:
 
 
 def _stubs(gates: list[footers.Gate], symbols: Symbols) -> dict[int, tuple[int, int]]:
-    stubs = kernel.entry_stubs(gates, symbols)
+    stubs = kernel.entry_stubs(gates, symbols) | kernel.exception_stubs(gates, symbols)
     nmi = kernel.nmi_text(symbols)
     if nmi:
         stubs[NMI] = nmi[0]
     device = symbols.range_of(kernel.DEVICE_STUB)
     if device is not None:
         stubs[TEXT_DEVICE] = device
-    return stubs
+    return stubs | {TEXT_ENTRY + number: text for number, text in kernel.entry_code(symbols).items()}
 
 
 def _shifted(gate: footers.Gate, shift: int) -> footers.Gate:

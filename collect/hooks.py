@@ -225,7 +225,7 @@ NMI_LAST_HANDLER: Final = Hook(
 )
 """Needs the function at the end of the list of handlers (:func:`iretrace.collect.kernel.nmi_handlers`)."""
 
-_NMI_LACKS: Final = "what runs before the first handler and after the last"
+_NMI_LACKS: Final = "what runs before the first handler; after the last, all but traps of the classes seen"
 
 EXCEPTIONS: Final = (
     _announced("#DE", 0),
@@ -250,7 +250,7 @@ EXCEPTIONS: Final = (
                 exits=(_fexit("nmi_cpu_backtrace_handler", _NMI_HANDLER, "arch/x86/kernel/apic/hw_nmi.c"),),
                 user_exits=False,
                 frame=FRAME_FUNCTION,
-                lacks="what runs before and after its one handler that is hooked",
+                lacks="what runs before its one handler that is hooked; after it, all but traps of the classes seen",
             ),
             Way(
                 entries=(_tracepoint("nmi_handler", _NMI_TRACEPOINT, f"include/trace/events/nmi.h; {_NMI_SOURCE}"),),

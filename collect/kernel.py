@@ -123,6 +123,35 @@ def nmi_text(symbols: Symbols) -> list[tuple[int, int]]:
     return [(symbols.addresses[first], symbols.addresses[last + 1])]
 
 
+_ON_ENTRY: Final = ("error_entry", "paranoid_entry", "irq_entries_start")
+
+
+def entry_code(symbols: Symbols) -> dict[int, tuple[int, int]]:
+    """Text ranges: 0, all of the entry code; from 1 on, what runs on the way into a trap alone.
+
+    arch/x86/entry/entry_64.S, between the linker's symbols for ``.entry.text``; what is not found is not there.
+    """
+    found = {}
+    low, high = symbols.address("__entry_text_start"), symbols.address("__entry_text_end")
+    if low is not None and high is not None:
+        found[0] = (low, high)
+    for number, name in enumerate(_ON_ENTRY, 1):
+        text = symbols.range_of(name)
+        if text is not None:
+            found[number] = text
+    return found
+
+
+def exception_stubs(gates: Sequence[Gate], symbols: Symbols) -> dict[int, tuple[int, int]]:
+    """Text range of the entry stub of each exception."""
+    found = {}
+    for gate in gates:
+        text = symbols.range_of(gate.handler) if gate.handler.startswith("asm_exc_") else None
+        if text is not None:
+            found[gate.vector] = text
+    return found
+
+
 def entry_stubs(gates: Sequence[Gate], symbols: Symbols) -> dict[int, tuple[int, int]]:
     """Text range of the entry stub of each vector whose frame is looked for on the stack, but for the NMI's.
 

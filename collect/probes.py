@@ -9,6 +9,8 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
 
+import numpy as np
+
 from iretrace import footer as footers
 from iretrace.collect import bcc as bcc_loader
 from iretrace.collect import kernel, stimuli, syscalls
@@ -18,12 +20,14 @@ from iretrace.collect.filters import Filters
 from iretrace.collect.hooks import BY_NAME, HOOKS, PROCESS_HOOKS, Hook, Kind, Unit
 from iretrace.collect.processes import ProcessNames
 from iretrace.collect.ring import PAGE_BYTES, Ring
-from iretrace.collect.wire import LOSS_CAUSES, PROCESS_EVENT
+from iretrace.collect.wire import LOSS_CAUSES, PROCESS_EVENT, TRAP_EVENT
 from iretrace.errors import MachineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from types import ModuleType
+
+    from numpy.typing import NDArray
 
     from iretrace.collect.btf import Prototypes
     from iretrace.collect.drain import Clock
@@ -35,6 +39,8 @@ FUNCTION_SOURCE: Final = "functions.bpf.c"
 FUNCTION_UNITS: Final = frozenset({Unit.FUNCTIONS, Unit.HYPERVISOR})
 TEXT_DEVICE: Final = 256
 """Index of asm_common_interrupt in the map ``entry_text`` (bpf/trap.h)."""
+TEXT_ENTRY: Final = 257
+"""Index of all entry code there, and behind it what stubs run before they call a handler."""
 
 NAME_RING_BYTES: Final = 256 * 1024
 _FENTRY_TRIALS: Final = 3
@@ -300,6 +306,22 @@ class Probes:
     def passed(self) -> int:
         """Runs of the programs that rightly wrote no event: of a hook that others share, or that stands back."""
         return sum(int(state.passed) for state in self._module[b"cpu_state"][ctypes.c_int(0)])
+
+    def held_exits(self) -> NDArray[np.void]:
+        """Exits of NMIs that the programs still hold back (``send_held()``), once no program runs any more."""
+        found = []
+        for cpu, state in enumerate(self._module[b"cpu_state"][ctypes.c_int(0)]):
+            nmi = state.nmi
+            if nmi.held in {nmi.settled, nmi.sent}:
+                continue
+            frame = nmi.exit.frame
+            event = np.zeros((), TRAP_EVENT)
+            event["tsc"], event["cpu"] = nmi.exit_tsc, cpu
+            event["ip"], event["cs"], event["flags"], event["sp"] = frame.ip, frame.cs, frame.flags, frame.sp
+            for name in ("vector", "hook", "phase", "seen"):
+                event[name] = getattr(nmi.exit, name)
+            found.append(event)
+        return np.array(found, TRAP_EVENT)
 
     def hooks(self) -> list[footers.Hook]:
         """Every hook, and why those that are not attached are not."""

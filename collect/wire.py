@@ -91,7 +91,17 @@ HOOK_NAMES: Final = (
 )
 """Names of ``enum trap_hook``, as stored in the ``hook`` column."""
 
-LOSS_CAUSES: Final = ("ring-full", "nmi-ring-busy", "tsc-unreadable", "frame-unread", "target-unknown", "process-names")
+LOSS_CAUSES: Final = (
+    "ring-full",
+    "nmi-ring-busy",
+    "tsc-unreadable",
+    "frame-unread",
+    "target-unknown",
+    "process-names",
+    "order-mended",
+    "order-unsure",
+    "nmi-unclosed",
+)
 """Causes of ``enum trap_loss``, by :mod:`iretrace.losses`."""
 
 KERNEL_HALF: Final = np.uint64(1 << 63)

@@ -142,6 +142,29 @@ CAUSES: Final[tuple[LossCause, ...]] = (
         remedy="iretrace doctor lists how each class finds its frame",
     ),
     LossCause(
+        name="order-mended",
+        severity="info",
+        stage="record",
+        doc="A trap came between the CPU's entry into another trap and that one's hook; it was certain, and the outer "
+        "one's entry was put before it.",
+        remedy="none: the order is right; the outer trap's entry is as late as it can have been",
+    ),
+    LossCause(
+        name="order-unsure",
+        severity="detail",
+        stage="record",
+        doc="An NMI came between the CPU's entry into a trap and that one's hook, or after the last hook of an earlier "
+        "trap with the same frame: which, nothing tells, and the NMI is written first.",
+        remedy="none known: it changes no decision, but the NMI's depth and the other trap's self time",
+    ),
+    LossCause(
+        name="nmi-unclosed",
+        severity="detail",
+        stage="record",
+        doc="The next NMI of this CPU began and the last handler of the one before had not been seen to end.",
+        remedy="report it: the kernel skipped the probe on the last handler (probe-skipped), or its handlers changed",
+    ),
+    LossCause(
         name="process-names",
         severity="detail",
         stage="record",

@@ -53,11 +53,24 @@ class Kept:
         return np.concatenate(self.batches) if self.batches else np.empty(0, TRAP_EVENT)
 
 
-def drain_of(tscs: list[list[int]], *, start: int = 0, rises: bool = True, n_slots: int = 256) -> tuple[Drain, Kept]:
-    """A drain over one ring a CPU."""
+def drain_of(
+    tscs: list[list[int]],
+    *,
+    start: int = 0,
+    rises: bool = True,
+    n_slots: int = 256,
+    held: NDArray[np.void] | None = None,
+) -> tuple[Drain, Kept]:
+    """A drain over one ring a CPU; ``held``: exits that the probes hold back at the end."""
     rings = {cpu: FakeRing(cpu, tsc, n_slots) for cpu, tsc in enumerate(tscs)}
     names: Any = SimpleNamespace(met=lambda _: None, fresh=list)
-    probes: Any = SimpleNamespace(rings=rings, nmi_rings={}, drain_names=lambda _: None, processes=names)
+    probes: Any = SimpleNamespace(
+        rings=rings,
+        nmi_rings={},
+        drain_names=lambda _: None,
+        processes=names,
+        held_exits=lambda: np.empty(0, TRAP_EVENT) if held is None else held,
+    )
     clock: Any = SimpleNamespace(rises=rises, to_tsc=lambda _: None)
     kept: Any = Kept()
     crosscheck: Any = SimpleNamespace(add=lambda _: None)
@@ -120,3 +133,20 @@ def test_words_are_events() -> None:
     words = np.arange(3 * WORDS, dtype=np.uint64).reshape(3, WORDS)
     assert as_events(words)["tsc"].tolist() == [0, WORDS, 2 * WORDS]
     assert np.shares_memory(as_events(words), words)
+
+
+def test_what_the_probes_hold_back_at_the_end_is_kept_once() -> None:
+    """An exit of an NMI after which nothing came is in the trace and counted; the window holds for it too."""
+    held = np.zeros(2, TRAP_EVENT)
+    held["tsc"], held["cpu"], held["vector"], held["phase"] = [15, 40], [0, 1], 2, 1
+    drain, kept = drain_of([[10, 20], [30]], held=held)
+    drain.rest(35)
+    written = kept.all()
+    assert sorted(zip(written["tsc"].tolist(), written["vector"].tolist(), strict=True)) == [
+        (10, 14),
+        (15, 2),
+        (20, 14),
+        (30, 14),
+    ]
+    assert drain.progress.drained == 5
+    assert drain.progress.events == 4

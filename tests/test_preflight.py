@@ -135,6 +135,26 @@ def test_kallsyms_and_idt() -> None:
     ]
     assert kernel.idt_code_segment(bytes(table)) == 0x10
     assert kernel.entry_stubs(gates, symbols) == {0xEC: (0xFFFFFFFF81000DF0, 0xFFFFFFFF81000E10)}
+    assert set(kernel.exception_stubs(gates, symbols)) == {0, 2}
+    assert kernel.exception_stubs(gates, symbols)[0][0] == 0xFFFFFFFF81000A10
+
+
+def test_entry_code_is_what_the_kernel_has_of_it() -> None:
+    """All of it is first, then what runs on the way in alone; what a kernel has not is left out."""
+    lines = [
+        "ffffffff81000000 T __entry_text_start",
+        "ffffffff81000100 T irq_entries_start",
+        "ffffffff81000200 T asm_exc_page_fault",
+        "ffffffff81000300 T error_entry",
+        "ffffffff81000400 T error_return",
+        "ffffffff81000500 T __entry_text_end",
+    ]
+    assert kernel.entry_code(kernel.parse_kallsyms(lines)) == {
+        0: (0xFFFFFFFF81000000, 0xFFFFFFFF81000500),
+        1: (0xFFFFFFFF81000300, 0xFFFFFFFF81000400),
+        3: (0xFFFFFFFF81000100, 0xFFFFFFFF81000200),
+    }
+    assert kernel.entry_code(kernel.parse_kallsyms(["ffffffff81000000 T _text"])) == {}
 
 
 def test_hidden_symbols_are_not_passed_off_as_relative_addresses() -> None:

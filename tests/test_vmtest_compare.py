@@ -159,7 +159,7 @@ def test_an_nmi_before_the_outer_ones_hook_is_explained_only_if_it_was_inside() 
     swapped = [entry(0, 2, ip=7, sp=8), entry(1)]
     inside = nest([timer, nmi, executed(2, ip=7, sp=8), executed(3)])
     found = match_entries([timer, nmi], swapped, inside)
-    assert causes(found.tally.differences) == [("order", "nested-before-hook")]
+    assert causes(found.tally.differences) == [("order", "nmi-before-hook")]
     one_after_the_other = nest([timer, executed(1), taken(2, 2, ip=7, sp=8), executed(3, ip=7, sp=8)])
     found = match_entries([timer, taken(2, 2, ip=7, sp=8)], swapped, one_after_the_other)
     assert causes(found.tally.differences) == [("order", None)]
@@ -369,6 +369,55 @@ def test_what_lay_below_a_return_is_known() -> None:
     assert class_of(breakpoint_, found.below[3]) == "#BP, kernel in NMI"
     assert by_the_mail(3, end, found.below[3], in_nmi_text=False) == "RET"
     assert by_the_mail(3, end, (), in_nmi_text=False) == "IRET"
+
+
+def test_an_nmi_that_ends_clears_the_count_of_what_is_open() -> None:
+    """A breakpoint in a machine check: counted as inside it before an NMI came and ended there, and not after."""
+    events: list[log.Taken | log.Executed] = [
+        taken(0, 18),
+        taken(1, 3, ip=20, sp=21),
+        executed(2, ip=20, sp=21),
+        taken(3, 2, ip=10, sp=11),
+        taken(4, 3, ip=20, sp=21),
+        executed(5, ip=20, sp=21),
+        executed(6, ip=10, sp=11),
+        taken(7, 3, ip=20, sp=21),
+        executed(8, ip=20, sp=21),
+    ]
+    found = nest(events)
+    assert [found.below[at] for at in (2, 5, 6, 8)] == [(18,), (18, 2), (18,), (18,)]
+    assert [found.counted[at] for at in (2, 5, 6, 8)] == [(18,), (18, 2), (18,), ()]
+
+
+def test_what_the_kernel_skipped_inside_an_nmi_is_told_from_what_was_lost() -> None:
+    """Of two breakpoints that the trace lacks, the one in an NMI that interrupted a breakpoint has a cause."""
+    events: list[log.Taken | log.Executed] = [
+        taken(0, 3),
+        taken(1, 2, ip=10, sp=11),
+        taken(2, 3, ip=20, sp=21),
+        executed(3, ip=20, sp=21),
+        executed(4, ip=10, sp=11),
+        executed(5),
+        taken(6, 2, ip=10, sp=11),
+        taken(7, 3, ip=30, sp=31),
+        executed(8, ip=30, sp=31),
+        executed(9, ip=10, sp=11),
+    ]
+    story = [event for event in events if isinstance(event, log.Taken)]
+    found = entries.match(0, story, [], entries.Keys(), nest(events))
+    assert found.skipped == [2]
+    assert [one.cause for one in found.tally.differences] == [None, None, "skipped", None, None]
+
+
+@pytest.mark.parametrize(("cause", "loss"), [("nmi-before-hook", "order-unsure"), ("skipped", "probe-skipped")])
+def test_what_the_recorder_counts_explains_no_more_than_it_counted(cause: str, loss: str) -> None:
+    """A cause that the trace itself counts is good for as many entries as it says."""
+    one = Difference(cpu=0, what="order", cause=cause, emulator="v=0x3 ", trace="")
+    found = Comparison(losses={loss: 1})
+    found.entries.differences = [one]
+    assert not [line for line in failures(found) if loss in line]
+    found.entries.differences = [one, one]
+    assert [line for line in failures(found) if loss in line]
 
 
 def test_alignment_keeps_order_and_says_where_the_rest_was() -> None:

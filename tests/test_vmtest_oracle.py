@@ -85,6 +85,16 @@ def test_every_policy_decides_rightly_on_every_class(comparison: Comparison) -> 
         assert {kind: wrong for kind, (_, wrong) in judged.items() if wrong} == {}, policy
 
 
+def test_what_follows_the_last_handler_is_inside_the_nmi(comparison: Comparison) -> None:
+    """The kernel's complaint about an NMI that nobody claimed meets a kprobe: each such #BP gets rule 5's RET.
+
+    Newer kernels complain ten times in five seconds and no more, in two lines, with two #BPs for each.
+    """
+    judged, wrong = comparison.decisions["rfc2014"]["#BP, kernel in NMI"]
+    assert judged >= 40
+    assert wrong == 0
+
+
 @pytest.mark.parametrize("lost", ["trap", "iret"])
 def test_a_lost_line_is_found(recording: Path, tmp_path: Path, lost: str) -> None:
     """The same recording with one trap or one IRETQ less in the log is not one story any more."""

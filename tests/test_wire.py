@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from iretrace.collect import wire
-from iretrace.collect.probes import TEXT_DEVICE
+from iretrace.collect.probes import TEXT_DEVICE, TEXT_ENTRY
 from iretrace.collect.wire import Addresses, to_events
 from iretrace.losses import BY_NAME
 from iretrace.vectors import NMI
@@ -39,7 +39,9 @@ int main(void) {
     VALUE(HOOK_FUNCTION_ENTRY) VALUE(HOOK_FUNCTION_EXIT) VALUE(HOOK_DIE_CHAIN) VALUE(HOOK_DIE_CHAIN_EXIT)
     VALUE(HOOK_EXIT_TO_USER) VALUE(HOOK_SWITCHED_OUT) VALUE(HOOK_NMI_LAST_HANDLER) VALUE(sizeof(struct settings))
     VALUE(LOSS_RING_FULL) VALUE(LOSS_NMI_RING_BUSY) VALUE(LOSS_TSC_UNREADABLE) VALUE(LOSS_FRAME_UNREAD)
-    VALUE(LOSS_TARGET_UNKNOWN) VALUE(LOSS_PROCESS_NAMES) VALUE(N_LOSSES) VALUE(TEXT_DEVICE) VALUE(TEXT_NMI)
+    VALUE(LOSS_TARGET_UNKNOWN) VALUE(LOSS_PROCESS_NAMES) VALUE(LOSS_ORDER_MENDED)
+    VALUE(LOSS_ORDER_UNSURE) VALUE(LOSS_NMI_UNCLOSED) VALUE(N_LOSSES) VALUE(TEXT_DEVICE) VALUE(TEXT_NMI)
+    VALUE(TEXT_ENTRY)
     return 0;
 }
 """
@@ -82,6 +84,7 @@ def test_constants_agree(layout: dict[str, tuple[int, int]]) -> None:
     assert layout["PROCESS_RENAMED_BY_OTHER"][0] == wire.PROCESS_RENAMED_BY_OTHER
     assert layout["TEXT_DEVICE"][0] == TEXT_DEVICE
     assert layout["TEXT_NMI"][0] == NMI
+    assert layout["TEXT_ENTRY"][0] == TEXT_ENTRY
     hooks = [name for name in layout if name.startswith("HOOK_")]
     assert [layout[name][0] for name in hooks] == list(range(len(wire.HOOK_NAMES)))
     assert layout["N_LOSSES"][0] == len(wire.LOSS_CAUSES)

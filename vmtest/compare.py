@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from iretrace.collect.kernel import Symbols, parse_kallsyms
 from iretrace.errors import IretraceError
-from iretrace.vectors import NMI, PF
+from iretrace.vectors import MC, NMI, PF
 from vmtest import decisions, entries, log, nesting, report, returns, seen
 from vmtest.pairs import CpuReturns, MatchedReturns, show_return
 
@@ -113,6 +113,8 @@ def compare(directory: Path) -> report.Comparison:
         found.seconds = min(found.seconds or length, length)
     for cpu, at in entries.explain_bystanders(matched, windows):
         unseen[cpu][at] = "bystander"
+    for cpu, entered in matched.items():
+        unseen[cpu] |= dict.fromkeys(entered.skipped, "skipped")
     found.counts = {
         vector: (counts[vector, "there"], counts[vector, "here"]) for vector in {vector for vector, _ in counts}
     }
@@ -211,7 +213,16 @@ def _add_returns(found: report.Comparison, matched: MatchedReturns, footer: Foot
             continue
         below = pair.cpu.nesting.below.get(pair.executed.at, ())
         kind = decisions.class_of(pair.trap, below)
-        judged = decisions.judge(pair.trap, pair.executed, below, pair.returned, footer)
+        counted = pair.cpu.nesting.counted.get(pair.executed.at, ())
+        judged = decisions.judge(pair.trap, pair.executed, counted, pair.returned, footer)
+        if MC in counted:
+            # Of the kernel's machine checks no hook shows the end, nor a bystander's beginning: what came inside one
+            # may be judged as if it had not been there, and is then counted apart.
+            without = tuple(vector for vector in counted if vector != MC)
+            lacking = decisions.judge(pair.trap, pair.executed, without, pair.returned, footer)
+            unseen = {policy for policy, (wanted, got) in judged.items() if wanted != got == lacking[policy][0]}
+            found.in_unseen_checks += bool(unseen)
+            judged = {policy: both for policy, both in judged.items() if policy not in unseen}
         for policy, (wanted, got) in judged.items():
             by_class = found.decisions.setdefault(policy, {})
             total, wrong = by_class.get(kind, (0, 0))
@@ -239,6 +250,7 @@ def failures(found: report.Comparison) -> list[str]:
     said += [f"{other} of the {name} of matched entries differ" for name, (_, other) in found.frames.items() if other]
     if found.zero_tsc or found.out_of_order:
         said.append(f"TSC: {found.zero_tsc} zero, {found.out_of_order} out of order")
+    said += _counted_less(found)
     if found.wrong_decisions:
         said.append(f"{len(found.wrong_decisions)} decisions are not what they must be")
     return said
@@ -253,6 +265,16 @@ def _too_small(found: report.Comparison) -> list[str]:
         for name, value in reached.items()
         if value < BOUNDS[name]
     ]
+
+
+def _counted_less(found: report.Comparison) -> list[str]:
+    """Causes that the trace itself counts, and has fewer of."""
+    said = []
+    for cause, loss in (("nmi-before-hook", "order-unsure"), ("skipped", "probe-skipped")):
+        named, counted = sum(one.cause == cause for one in found.entries.differences), found.losses.get(loss, 0)
+        if named > counted:
+            said.append(f"{named} entries {cause}, of which the trace counts {counted} as {loss}")
+    return said
 
 
 def _counted_otherwise(found: report.Comparison) -> list[str]:

@@ -43,7 +43,7 @@ def expected(policy: str, context: Context, below: tuple[int, ...]) -> str:
     Args:
         policy: its name.
         context: the return, by what the CPU really did; ``nested`` is the policy's own matter.
-        below: vectors of the traps that were open below.
+        below: vectors of the traps that were open below, as far as a nest count still has them.
     """
     chosen = own.find(policy)
     counter = chosen.counter
@@ -55,7 +55,7 @@ def expected(policy: str, context: Context, below: tuple[int, ...]) -> str:
 def judge(
     trap: Taken, executed: Executed, below: tuple[int, ...], one: Return, footer: Footer
 ) -> dict[str, tuple[str, str]]:
-    """By policy: what it must decide, and what the replay says it does."""
+    """By policy: what it must decide, and what the replay says it does; ``below``: :attr:`Nesting.counted`."""
     context = Context(
         vector=trap.vector,
         ist=any(gate.vector == trap.vector and gate.ist for gate in footer.idt or ()),

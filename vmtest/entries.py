@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from iretrace.vectors import NMI
 from vmtest.align import align, shifted
 from vmtest.report import Difference, Tally
 
@@ -57,11 +58,13 @@ class MatchedEntries:
     Attributes:
         pairs: the emulator's trap and the trace's entry, in order or not.
         left: traps that no entry was found for.
+        skipped: places of the traps that the kernel ran no probe for, since it would have run inside itself.
         tally: the numbers, and what differs.
     """
 
     pairs: list[tuple[Taken, Entry]] = field(default_factory=list)
     left: list[Taken] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
 
 
@@ -91,7 +94,7 @@ def match(cpu: int, taken: Sequence[Taken], entries: Sequence[Entry], keys: Keys
             Difference(
                 cpu=cpu,
                 what="order",
-                cause="nested-before-hook" if nested else None,
+                cause=_before_hook([trap, *between]) if nested else None,
                 emulator=show_taken(trap),
                 trace=f"{show_entry(nearest[1])} {nearest[0] - place:+} places",
             )
@@ -108,13 +111,27 @@ def match(cpu: int, taken: Sequence[Taken], entries: Sequence[Entry], keys: Keys
         elif trap.vector == MACHINE_CHECK:
             found.left.append(trap)
         else:
+            skipped = _is_skipped(trap, nesting)
+            found.skipped += [trap.at] * skipped
+            cause = "skipped" if skipped else None
             found.tally.differences.append(
-                Difference(cpu=cpu, what="only there", cause=None, emulator=show_taken(trap), trace="")
+                Difference(cpu=cpu, what="only there", cause=cause, emulator=show_taken(trap), trace="")
             )
     found.tally.differences += [
         Difference(cpu=cpu, what="only here", cause=None, emulator="", trace=show_entry(entry)) for _, entry in spare
     ]
     return found
+
+
+def _before_hook(traps: Sequence[Taken]) -> str:
+    """Which of the two causes: the recorder knows about NMIs and machine checks."""
+    return "nmi-before-hook" if any(trap.vector in (NMI, MACHINE_CHECK) for trap in traps) else "nested-before-hook"
+
+
+def _is_skipped(trap: Taken, nesting: Nesting) -> bool:
+    """Whether a trap came in an NMI that interrupted another of its class."""
+    below = nesting.below.get(nesting.returned_at.get(trap.at, -1), ())
+    return NMI in below and trap.vector in below[: len(below) - 1 - below[::-1].index(NMI)]
 
 
 def explain_bystanders(

@@ -35,12 +35,15 @@ class Nesting:
     Attributes:
         trap: by the IRETQ's place in the story, the trap it returns from; missing where none is open for it.
         below: by the IRETQ's place, vectors of the traps that were open below, the outermost first.
+        counted: by the IRETQ's place, those of them in which no NMI came and ended: the mail's nest count goes to zero
+            at an NMI's end, whatever else is open.
         returned_at: by the trap's place in the story, the place of its IRETQ.
         adopted: by the place of an IRETQ whose trap began on another CPU, that CPU.
     """
 
     trap: dict[int, Taken] = field(default_factory=dict)
     below: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    counted: dict[int, tuple[int, ...]] = field(default_factory=dict)
     returned_at: dict[int, int] = field(default_factory=dict)
     adopted: dict[int, int] = field(default_factory=dict)
 
@@ -89,6 +92,7 @@ def _follow(
     adopted = adopted or {}
     found = Nesting(adopted={at: cpu for at, (cpu, _) in adopted.items()})
     still_open: list[Taken] = []
+    cleared: set[int] = set()
     for event in story.events:
         if isinstance(event, Taken):
             if event.cpl == 3:
@@ -101,12 +105,16 @@ def _follow(
         if event.at in adopted:
             found.trap[event.at] = adopted[event.at][1]
             found.below[event.at] = ()
+            found.counted[event.at] = ()
             continue
         index = _origin(still_open, event)
         if index is not None:
             found.trap[event.at] = still_open[index]
             found.returned_at[still_open[index].at] = event.at
             found.below[event.at] = tuple(trap.vector for trap in still_open[:index])
+            found.counted[event.at] = tuple(trap.vector for trap in still_open[:index] if trap.at not in cleared)
+            if still_open[index].vector == NMI:
+                cleared |= {trap.at for trap in still_open[:index]}
             del still_open[index]
     return found
 

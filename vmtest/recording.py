@@ -52,7 +52,6 @@ class RecordingOptions:
         limit_seconds: time limit of the whole guest.
         echo: show the guest's console.
         checkout: whose iretrace records.
-        probe_nmis: put a kprobe where the kernel complains about NMIs that nobody claims: #BP inside NMIs.
     """
 
     kernel: Kernel
@@ -61,7 +60,6 @@ class RecordingOptions:
     limit_seconds: float = 900.0
     echo: bool = False
     checkout: Path = ROOT
-    probe_nmis: bool = False
 
 
 def record(options: RecordingOptions, out: Path) -> None:
@@ -86,7 +84,6 @@ def record(options: RecordingOptions, out: Path) -> None:
         echo=print_line if options.echo else None,
     )
     recorder = ["python", str(HERE / "guest" / "record.py"), "/vmtest/programs", str(options.seconds), "/vmtest"]
-    recorder += ["--probe-nmis"] if options.probe_nmis else []
     script = f"{preamble(options.checkout)}exec {shlex.join(recorder)}\n"
     with Machine(machine_options, out) as machine:
         machine.start(script)
@@ -164,7 +161,6 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--checkout", type=Path, default=ROOT, metavar="DIR", help="whose iretrace records (this one's)"
     )
-    parser.add_argument("--probe-nmis", action="store_true", help="provoke #BP inside NMIs too, by a kprobe")
     chosen = parser.parse_args(arguments)
     out = chosen.out.resolve()
     if out.exists() and not (out / "console.log").exists() and any(out.iterdir()):
@@ -177,7 +173,6 @@ def main(arguments: list[str]) -> int:
             seconds=chosen.seconds,
             echo=True,
             checkout=chosen.checkout.resolve(),
-            probe_nmis=chosen.probe_nmis,
         )
         record(options, out)
     except (KernelError, MachineFailed) as error:

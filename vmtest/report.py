@@ -17,6 +17,15 @@ CAUSES: Final = {
         "trace has the two the other way round; checked: it interrupted the kernel while the outer one was "
         "open"
     ),
+    "nmi-before-hook": (
+        "the same, and what came was an NMI or a machine check: the recorder puts these in order, unless an earlier "
+        "trap had the same frame; checked: the trace counts as many as order-unsure"
+    ),
+    "skipped": (
+        "a trap in an NMI that interrupted the probe of the same class: the kernel runs no program inside itself; "
+        "checked: by the emulator's story one of its class is open around that NMI, and the trace counts as many as "
+        "probe-skipped"
+    ),
     "bystander": (
         "a broadcast machine check: a CPU that finds no error of its own logs nothing that BPF could see; "
         "checked: another CPU took the same broadcast, and its trap is in the trace"
@@ -151,6 +160,7 @@ class Comparison:
     ret_predictions: tuple[int, int] = (0, 0)
     decisions: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
     wrong_decisions: list[str] = field(default_factory=list)
+    in_unseen_checks: int = 0
     frames: dict[str, tuple[int, int]] = field(default_factory=dict)
     zero_tsc: int = 0
     out_of_order: int = 0
@@ -195,6 +205,8 @@ def text(found: Comparison) -> str:
         "",
         "decisions, returns judged (judged otherwise than expected):",
     ]
+    if found.in_unseen_checks:
+        lines.insert(-1, f"  not judged, inside machine checks whose end no hook shows: {found.in_unseen_checks}")
     policies = sorted(found.decisions)
     classes = sorted({name for policy in policies for name in found.decisions[policy]})
     lines.append(f"{'':<24}" + "".join(f"{policy:>18}" for policy in policies))

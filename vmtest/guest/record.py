@@ -134,9 +134,9 @@ def main() -> int:
         return 4
     breakpoints = hardware_breakpoints(breakpoint_at)
     say(f"hardware breakpoint at {breakpoint_at:#x}, kprobe at +{kprobe('call', '__x64_sys_getpgid')}")
-    if "--probe-nmis" in sys.argv:
-        # An NMI that nobody claims is complained about (unknown_nmi_error(), arch/x86/kernel/nmi.c): #BP inside it.
-        say(f"kprobe for the NMIs at +{kprobe('nmi', 'vprintk')}")
+    # What the kernel says of an NMI that nobody claims comes behind its last handler (unknown_nmi_error(),
+    # arch/x86/kernel/nmi.c): #BP inside the NMI, where the last hook of it has run already.
+    say(f"kprobe for the NMIs at +{kprobe('nmi', 'vprintk')}")
     trace = Path("/run/trace.parquet")
     collector = subprocess.Popen(
         [sys.executable, "-m", "iretrace", "collect", "--raw-addresses", "--no-calibrate", "--force", "-o", trace]
