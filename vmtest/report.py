@@ -198,6 +198,7 @@ def text(found: Comparison) -> str:
         )
     lines += [
         f"IRETs that return from system calls: {_counted(found.system_calls)}; from nothing: {found.other_irets}",
+        *(f"  {name}: {SYSTEM_CALLS[name]}" for name in found.system_calls),
         "RETs that rfc2014 predicts: {}, an IRET to the kernel was executed for {}".format(*found.ret_predictions),
         "fields of matched entries, same and not: "
         + ", ".join(f"{name} {same}/{other}" for name, (same, other) in found.frames.items()),
