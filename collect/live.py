@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,10 +154,9 @@ def watch(options: WatchOptions, show: Callable[[Snapshot], None]) -> None:
     """
     preflight.require()
     collecting = CollectOptions(
-        target=Path("iretrace-top"),  # never written: the sink is another
+        target=Path(tempfile.gettempdir(), "iretrace-top"),  # never written: the sink is another
         ring_bytes=options.ring_bytes,
         calibrate=options.calibrate,
-        keep_privileges=True,
         only=options.only,
     )
     with Stop(collecting) as stop:

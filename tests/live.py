@@ -148,3 +148,12 @@ def own_losses(footer: Footer) -> dict[str, int]:
         if loss.cause != "not-traced":
             found[loss.cause] = found.get(loss.cause, 0) + loss.count
     return found
+
+
+def statuses(pid: int) -> list[dict[str, str]]:
+    """/proc/PID/task/*/status of each thread, as fields."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        lines = (task / "status").read_text().splitlines()
+        found.append({name: rest.strip() for name, _, rest in (line.partition(":") for line in lines)})
+    return found

@@ -12,7 +12,7 @@ import pytest
 
 from iretrace.trace import open_trace
 from tests.conftest import REQUIRED
-from tests.live import own_faults, own_losses, read_events, wait_for
+from tests.live import own_faults, own_losses, read_events, statuses, wait_for
 
 if TYPE_CHECKING:
     import subprocess
@@ -38,15 +38,6 @@ def finished(process: subprocess.Popen[str]) -> str:
     _out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     return err
-
-
-def statuses(pid: int) -> list[dict[str, str]]:
-    """/proc/PID/task/*/status of each thread, as fields."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        lines = (task / "status").read_text().splitlines()
-        found.append({name: rest.strip() for name, _, rest in (line.partition(":") for line in lines)})
-    return found
 
 
 @pytest.fixture

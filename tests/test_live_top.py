@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.live import statuses
+
 if TYPE_CHECKING:
     from tests.conftest import CompileWorkload, RunIretrace
 
@@ -33,6 +35,20 @@ def test_a_known_workload_is_counted(run_iretrace: RunIretrace, compile_workload
     assert {row["name"] for line in lines for row in line["vectors"]} == {"#PF"}
     for line in lines:
         assert line["total"]["ret_pct"] is None or 0 <= line["total"]["ret_pct"] <= 100
+
+
+def test_it_keeps_no_capability(run_iretrace: RunIretrace) -> None:
+    """Once it shows counts, every thread is without any capability and cannot gain one."""
+    with run_iretrace.start("top", "--json", "-i", "0.5", "-n", "4") as top:
+        assert top.stdout is not None
+        json.loads(top.stdout.readline())
+        found = statuses(top.pid)
+        top.stdout.read()
+        assert top.wait(60) == 0
+    assert found
+    for status in found:
+        assert int(status["CapPrm"], 16) == int(status["CapEff"], 16) == 0, status["Name"]
+        assert status["NoNewPrivs"] == "1"
 
 
 def test_ctrl_c_ends_it_and_nothing_is_left(run_iretrace: RunIretrace) -> None:

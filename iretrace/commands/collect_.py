@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import click
 
+from iretrace.commands.privileges import import_arrow
 from iretrace.commands.store_option import parse_tags
 from iretrace.errors import EXIT_OK
 
@@ -52,7 +52,7 @@ def _pids(context: click.Context, parameter: click.Parameter, values: tuple[str,
 def _cpus(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[int, ...]:
     if not text:
         return ()
-    _import_arrow()
+    import_arrow()
     from iretrace.collect.kernel import parse_cpu_list  # noqa: PLC0415
 
     try:
@@ -153,7 +153,7 @@ def command(  # noqa: PLR0913 - one parameter an option
     Needs root and BCC; iretrace doctor tells what is missing. It ends after --duration, when COMMAND ends, or at
     Ctrl-C or SIGTERM, and leaves a complete trace in each case. COMMAND runs as the user iretrace runs as.
     """
-    _import_arrow()
+    import_arrow()
     from iretrace.collect import preflight  # noqa: PLC0415 - heavy imports wait for the verb
 
     if backend == "bpf":
@@ -201,14 +201,6 @@ def command(  # noqa: PLR0913 - one parameter an option
         if not quiet:
             click.echo(f"added to {store} as {name}", err=True)
     return EXIT_OK
-
-
-def _import_arrow() -> None:
-    """Import Arrow without its allocator's thread: it takes no signals, so it could not give up its privileges."""
-    os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
-    import pyarrow  # noqa: F401, ICN001, PLC0415
-
-    del os.environ["JE_ARROW_MALLOC_CONF"]
 
 
 def _aggregate(options: CollectOptions, name: str, *, quiet: bool) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from iretrace.commands.privileges import import_arrow
 from iretrace.errors import EXIT_OK
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def command(*, name: str, interval: float, updates: int | None, only: tuple[str,
 
     Needs root and BCC, as collect does, with the same probes; nothing is kept. Ends at Ctrl-C, or after --updates.
     """
+    import_arrow()
     from iretrace.collect import preflight  # noqa: PLC0415 - heavy imports wait for the verb
 
     preflight.require()
