@@ -86,10 +86,11 @@ def test_an_interrupt_leaves_nothing(arguments: tuple[str, ...], tmp_path: Path,
     write_trace(tmp_path / "big.parquet", events)
     stopped = tmp_path / "sitecustomize.py"  # stops when the output is written and not yet in its place
     stopped.write_text(
-        "import os, signal, sys\n"
+        "import os, signal, sys, time\n"
         "def hook(name, args):\n"
         "    if name == 'os.link':\n"
         "        os.kill(os.getpid(), signal.SIGSTOP)\n"
+        "        time.sleep(1)\n"  # another thread may be the one that takes the signal
         "sys.addaudithook(hook)\n"
     )
     environment = run_iretrace.environment()

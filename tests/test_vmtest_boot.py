@@ -5,17 +5,22 @@ from __future__ import annotations
 import gzip
 import lzma
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from iretrace.store import aggregated
+from iretrace.vectors import PF
 from vmtest import KERNELS
 from vmtest.kernels import KernelError, ready, vmlinux_of
 from vmtest.machine import Machine, MachineFailed, MachineOptions
+from vmtest.shell import preamble
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+TIMER: Final = 0xEC
 
 
 def bzimage(payload: bytes) -> bytes:
@@ -65,6 +70,25 @@ def test_a_guest_has_the_hosts_files_and_gives_back_what_it_wrote(package: str, 
     assert (share / "cpus").read_text().strip() == "2"
     assert (share / "secret").read_text() == "of the host"
     assert secret.read_text() == "of the host"
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize("package", KERNELS)
+def test_counters_load_where_functions_can_be_hooked(package: str, tmp_path: Path) -> None:
+    """The verifier takes the counting programs of every class, and they count; the live kernel may have no fentry."""
+    share = tmp_path / "share"
+    with Machine(MachineOptions(kernel=ready(package)), share) as machine:
+        machine.start(
+            preamble() + "iretrace collect --aggregate --no-calibrate -o /vmtest/counted.parquet -- "
+            "sh -c 'for i in 1 2 3 4 5 6 7 8; do /bin/true; done'\n"
+        )
+        assert machine.wait(400) == 0, machine.failed("ended otherwise")
+    run = aggregated.read(share / "counted.parquet")
+    hooks = {hook for item in run.footer.classes for hook in (item.entry, item.exit) if hook is not None}
+    assert any(hook.startswith("fentry:") for hook in hooks), hooks
+    policy = run.policy("rfc2014")
+    assert int(policy.count[policy.slot == PF].sum()) > 200  # nine programs begin
+    assert int(policy.count[policy.slot == TIMER].sum()) > 0
 
 
 @pytest.mark.vm
