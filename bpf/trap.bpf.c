@@ -94,6 +94,7 @@ struct interruption {
 	u64 ip;
 	u64 on_entry; /* it interrupted what runs on the way into a trap alone */
 	u64 regs; /* pt_regs of the trap that it interrupted; 0: not found */
+	u64 is_syscall; /* or of a system call: an error code looks like its number until the stub has replaced it by -1 */
 	struct iret_frame frame; /* of that trap */
 };
 
@@ -407,7 +408,8 @@ static __always_inline u32 is_in_text(u64 ip, u32 index)
  * either it did, or it came on the way out of an earlier trap, behind that one's last hook. It did where
  *  - it interrupted what runs on entry alone: before this trap's entry stub calls its handler, or what stubs call first;
  *  - the trap that it interrupted had the pt_regs of this one: the same address and frame. An earlier trap may have had
- *    the same: it is the one entered last, or the one that that came in; then nothing is certain.
+ *    the same: it is the one entered last, or the one that that came in; then nothing is certain. Nor is it where a
+ *    system call had them, since an interrupt that waited comes right where it returns to.
  */
 static __always_inline u32 was_interrupted(struct cpu_state *state, const struct trap *trap, u64 regs)
 {
@@ -425,7 +427,7 @@ static __always_inline u32 was_interrupted(struct cpu_state *state, const struct
 	if (by->regs != regs || by->frame.ip != trap->frame.ip || by->frame.sp != trap->frame.sp ||
 	    by->frame.flags != trap->frame.flags)
 		return 0;
-	if ((state->last.regs == regs && state->last.ip == trap->frame.ip) ||
+	if (by->is_syscall || (state->last.regs == regs && state->last.ip == trap->frame.ip) ||
 	    (state->outer.regs == regs && state->outer.ip == trap->frame.ip)) {
 		lose(LOSS_ORDER_UNSURE);
 		return 0;
@@ -604,6 +606,10 @@ static __always_inline void remember_interruption(struct cpu_state *state, const
 	u32 index = TEXT_ENTRY;
 	struct text_range *text = entry_text.lookup(&index);
 	u64 sp = trap->frame.sp, regs, beyond, hop, last;
+	struct {
+		s64 orig_ax;
+		struct iret_frame frame;
+	} found;
 
 	by->tsc = 0;
 	if (!(trap->seen & TRAP_SEEN_FRAME) || is_from_user(trap) || !s || !text)
@@ -616,8 +622,11 @@ static __always_inline void remember_interruption(struct cpu_state *state, const
 		regs = scan_stack(s, sp, text, &beyond, &hop);
 		if (!regs && !(beyond & 4095) && (s64)hop < 0 && !(hop & 7))
 			regs = scan_stack(s, hop, text, &beyond, &last);
-		if (regs && !bpf_probe_read_kernel(&by->frame, sizeof(by->frame), &((const struct pt_regs *)regs)->ip))
+		if (regs && !bpf_probe_read_kernel(&found, sizeof(found), &((const struct pt_regs *)regs)->orig_ax)) {
 			by->regs = regs;
+			by->frame = found.frame;
+			by->is_syscall = (found.frame.cs & 3) && found.orig_ax >= 0;
+		}
 	}
 	by->tsc = tsc;
 }

@@ -14,6 +14,7 @@ from iretrace.vectors import PF
 from vmtest import KERNELS
 from vmtest.kernels import KernelError, ready, vmlinux_of
 from vmtest.machine import Machine, MachineFailed, MachineOptions
+from vmtest.recording import STALE_CODE
 from vmtest.shell import preamble
 
 if TYPE_CHECKING:
@@ -103,3 +104,14 @@ def test_a_guest_that_hangs_or_dies_is_told_with_its_console(tmp_path: Path) -> 
         machine.start("echo about to die; echo c >/proc/sysrq-trigger\n")
         with pytest.raises(MachineFailed, match=r"(?s)without an exit status.*about to die"):
             machine.wait(60)
+
+
+@pytest.mark.parametrize(("before", "stale"), [("eb", True), ("cc", False)])
+def test_a_panic_by_stale_code_is_told_from_others(before: str, *, stale: bool) -> None:
+    """By an INT3 that is not in the code that the kernel prints."""
+    panic = (
+        "[    5.4] Oops: int3: 0000 [#1] PREEMPT SMP PTI\n[    5.4] RIP: 0010:ttwu_do_activate+0x8d/0x220\n"
+        f"[    5.4] Code: 89 e2 c7 43 18 00 cc 00 00 00 {before} <5a> 48 8b cc\n[    5.4] RSP: 0018:ffffc90000003f48\n"
+    )
+    assert bool(STALE_CODE.search(panic)) == stale
+    assert not STALE_CODE.search(panic.replace("int3: 0000", "general protection fault: 0000"))
