@@ -409,15 +409,15 @@ def test_what_the_kernel_skipped_inside_an_nmi_is_told_from_what_was_lost() -> N
     assert [one.cause for one in found.tally.differences] == [None, None, "skipped", None, None]
 
 
-@pytest.mark.parametrize(("cause", "loss"), [("nmi-before-hook", "order-unsure"), ("skipped", "probe-skipped")])
-def test_what_the_recorder_counts_explains_no_more_than_it_counted(cause: str, loss: str) -> None:
-    """A cause that the trace itself counts is good for as many entries as it says."""
-    one = Difference(cpu=0, what="order", cause=cause, emulator="v=0x3 ", trace="")
-    found = Comparison(losses={loss: 1})
-    found.entries.differences = [one]
-    assert not [line for line in failures(found) if loss in line]
-    found.entries.differences = [one, one]
-    assert [line for line in failures(found) if loss in line]
+def test_causes_that_must_stay_rare_explain_no_more() -> None:
+    """Skipped traps, as many as the trace counts; NMIs before the outer trap's hook, a small share of the NMIs."""
+    for cause, said in (("skipped", "probe-skipped"), ("nmi-before-hook", "more than 2.5")):
+        one = Difference(cpu=0, what="order", cause=cause, emulator="v=0x3 ", trace="")
+        found = Comparison(losses={"probe-skipped": 2}, counts={2: (100, 100)})
+        found.entries.differences = [one, one]
+        assert not [line for line in failures(found) if said in line]
+        found.entries.differences = [one, one, one]
+        assert [line for line in failures(found) if said in line]
 
 
 def test_alignment_keeps_order_and_says_where_the_rest_was() -> None:

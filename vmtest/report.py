@@ -19,7 +19,7 @@ CAUSES: Final = {
     ),
     "nmi-before-hook": (
         "the same, and what came was an NMI or a machine check: the recorder puts these in order, unless an earlier "
-        "trap had the same frame; checked: the trace counts as many as order-unsure"
+        "trap had the same frame (order-unsure), or an interrupt came between as well; checked: as above"
     ),
     "skipped": (
         "a trap in an NMI that interrupted the probe of the same class: the kernel runs no program inside itself; "
