@@ -270,7 +270,7 @@ def _too_small(found: report.Comparison) -> list[str]:
 
 
 def _too_often(found: report.Comparison) -> list[str]:
-    """Causes that are true and yet must stay rare: those the trace counts itself, and what the recorder could not mend."""
+    """Causes that must stay rare: those the trace counts itself, and what the recorder could not mend."""
     named = Counter(one.cause for one in found.entries.differences)
     said = []
     skipped = found.losses.get("probe-skipped", 0)
