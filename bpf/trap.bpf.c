@@ -92,9 +92,9 @@ struct nmi_state {
 struct interruption {
 	u64 tsc; /* 0: none */
 	u64 ip;
-	u64 on_entry; /* it interrupted what runs on the way into a trap alone */
+	u64 on_entry; /* it interrupted what runs on the way into a trap alone: 1 any, 2 those with stacks of their own */
 	u64 regs; /* pt_regs of the trap that it interrupted; 0: not found */
-	u64 is_syscall; /* or of a system call: an error code looks like its number until the stub has replaced it by -1 */
+	u64 returns_to; /* where that trap's handler returns to: in its entry stub */
 	struct iret_frame frame; /* of that trap */
 };
 
@@ -407,27 +407,27 @@ static __always_inline u32 is_in_text(u64 ip, u32 index)
  * Whether an NMI or machine check came between the CPU's entry into this trap and its hook. It was the last event, so
  * either it did, or it came on the way out of an earlier trap, behind that one's last hook. It did where
  *  - it interrupted what runs on entry alone: before this trap's entry stub calls its handler, or what stubs call first;
- *  - the trap that it interrupted had the pt_regs of this one: the same address and frame. An earlier trap may have had
- *    the same: it is the one entered last, or the one that that came in; then nothing is certain. Nor is it where a
- *    system call had them, since an interrupt that waited comes right where it returns to.
+ *  - the trap that it interrupted had the pt_regs of this one, and was called from the same stub: the same address, frame
+ *    and return address. (An interrupt that waited comes right where a system call, or a trap that is not hooked, returns
+ *    to, with the same frame.) An earlier trap of this vector may have had the same: it is the one entered last, or the
+ *    one that that came in; then nothing is certain.
  */
 static __always_inline u32 was_interrupted(struct cpu_state *state, const struct trap *trap, u64 regs)
 {
 	const struct interruption *by = &state->interrupted;
-	u64 handler_returns = 0;
+	u64 returns_to = 0;
 	u32 stub = trap->vector >= 32 && trap->vector < 0xec ? TEXT_DEVICE : trap->vector;
 
-	if (!regs)
+	if (!regs || bpf_probe_read_kernel(&returns_to, sizeof(returns_to), (void *)(regs - 8)))
 		return 0;
 	if (by->on_entry)
-		return 1;
+		return by->on_entry == 1 || trap->vector == 1 || trap->vector == 8 || trap->vector == 18;
 	if (is_in_text(by->ip, stub))
-		return !bpf_probe_read_kernel(&handler_returns, sizeof(handler_returns), (void *)(regs - 8)) &&
-		       by->ip < handler_returns;
-	if (by->regs != regs || by->frame.ip != trap->frame.ip || by->frame.sp != trap->frame.sp ||
-	    by->frame.flags != trap->frame.flags)
+		return by->ip < returns_to;
+	if (by->regs != regs || by->returns_to != returns_to || by->frame.ip != trap->frame.ip ||
+	    by->frame.sp != trap->frame.sp || by->frame.flags != trap->frame.flags)
 		return 0;
-	if (by->is_syscall || (state->last.regs == regs && state->last.ip == trap->frame.ip) ||
+	if ((state->last.regs == regs && state->last.ip == trap->frame.ip) ||
 	    (state->outer.regs == regs && state->outer.ip == trap->frame.ip)) {
 		lose(LOSS_ORDER_UNSURE);
 		return 0;
@@ -606,27 +606,21 @@ static __always_inline void remember_interruption(struct cpu_state *state, const
 	u32 index = TEXT_ENTRY;
 	struct text_range *text = entry_text.lookup(&index);
 	u64 sp = trap->frame.sp, regs, beyond, hop, last;
-	struct {
-		s64 orig_ax;
-		struct iret_frame frame;
-	} found;
 
 	by->tsc = 0;
 	if (!(trap->seen & TRAP_SEEN_FRAME) || is_from_user(trap) || !s || !text)
 		return;
 	by->ip = trap->frame.ip;
-	by->on_entry = is_in_text(by->ip, TEXT_ERROR_ENTRY) || is_in_text(by->ip, TEXT_PARANOID_ENTRY) ||
-		       is_in_text(by->ip, TEXT_IRQ_ENTRIES);
+	by->on_entry = is_in_text(by->ip, TEXT_ERROR_ENTRY) || is_in_text(by->ip, TEXT_IRQ_ENTRIES) ? 1 :
+		       is_in_text(by->ip, TEXT_PARANOID_ENTRY) ? 2 : 0;
 	by->regs = 0;
 	if (!(sp & 7) && !(by->ip >= text->low && by->ip < text->high)) {
 		regs = scan_stack(s, sp, text, &beyond, &hop);
 		if (!regs && !(beyond & 4095) && (s64)hop < 0 && !(hop & 7))
 			regs = scan_stack(s, hop, text, &beyond, &last);
-		if (regs && !bpf_probe_read_kernel(&found, sizeof(found), &((const struct pt_regs *)regs)->orig_ax)) {
+		if (regs && !bpf_probe_read_kernel(&by->frame, sizeof(by->frame), &((const struct pt_regs *)regs)->ip) &&
+		    !bpf_probe_read_kernel(&by->returns_to, sizeof(by->returns_to), (void *)(regs - 8)))
 			by->regs = regs;
-			by->frame = found.frame;
-			by->is_syscall = (found.frame.cs & 3) && found.orig_ax >= 0;
-		}
 	}
 	by->tsc = tsc;
 }
