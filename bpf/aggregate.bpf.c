@@ -1,7 +1,7 @@
 /*
  * Counting in place of events: every return by its context, the policy's decision, and how long the trap took.
  *
- * Joined behind trap.bpf.c, whose emit() hands each trap over. A CPU writes to its own counters alone; additions are
+ * Joined in front of nmi.bpf.c, whose emit() hands each trap over. A CPU writes to its own counters alone; additions are
  * locked all the same, since an NMI may come between, and another task's fault where a fault is preempted.
  */
 #include "aggregate.h"

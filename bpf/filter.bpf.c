@@ -1,7 +1,7 @@
 /*
  * What a run leaves out, decided before anything is read of a trap.
  *
- * The loader puts this file before trap.bpf.c and names by macros what there is to ask, so that a run without filters
+ * The loader puts this file before all others and names by macros what there is to ask, so that a run without filters
  * pays nothing:
  *   IRETRACE_FILTER_CPU     only the CPUs in wanted_cpus
  *   IRETRACE_FILTER_PID     only the processes in wanted_pids

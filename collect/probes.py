@@ -33,9 +33,22 @@ if TYPE_CHECKING:
     from iretrace.collect.drain import Clock
     from iretrace.collect.hooks import HookClass
 
-SOURCES: Final = ("filter.bpf.c", "trap.bpf.c")
 AGGREGATE_SOURCE: Final = "aggregate.bpf.c"
 FUNCTION_SOURCE: Final = "functions.bpf.c"
+SOURCES: Final = (
+    "filter.bpf.c",
+    "event.bpf.c",
+    "frame.bpf.c",
+    "state.bpf.c",
+    AGGREGATE_SOURCE,
+    "order.bpf.c",
+    "nmi.bpf.c",
+    "trap.bpf.c",
+    "process.bpf.c",
+    FUNCTION_SOURCE,
+)
+"""The probes' files, each of which uses what stands before it. BCC knows maps in its main file only, so they are joined
+and compiled as one; :data:`AGGREGATE_SOURCE` and :data:`FUNCTION_SOURCE` only where they are needed."""
 FUNCTION_UNITS: Final = frozenset({Unit.FUNCTIONS, Unit.HYPERVISOR})
 TEXT_DEVICE: Final = 256
 """Index of asm_common_interrupt in the map ``entry_text`` (bpf/trap.h)."""
@@ -141,11 +154,10 @@ class Probes:
         flags = [f"-DIRETRACE_CPUS={self._possible}", f"-I{BPF_DIR}"]
         flags += ["-DIRETRACE_CLOCK_TSC"] * options.use_tsc + [f"-D{unit}" for unit in sorted(self._units) if unit]
         flags += ["-DIRETRACE_TYPED"] * bool(options.typed) + options.filters.flags()
-        sources = [*SOURCES, FUNCTION_SOURCE] if self._units & FUNCTION_UNITS else [*SOURCES]
-        if options.aggregate:
-            flags.append("-DIRETRACE_AGGREGATE")
-            sources.append(AGGREGATE_SOURCE)
-        module = bcc_loader.new_module(self._bcc, [BPF_DIR / name for name in sources], flags)
+        flags += ["-DIRETRACE_AGGREGATE"] * options.aggregate
+        needed = {AGGREGATE_SOURCE: options.aggregate, FUNCTION_SOURCE: bool(self._units & FUNCTION_UNITS)}
+        sources = [BPF_DIR / name for name in SOURCES if needed.get(name, True)]
+        module = bcc_loader.new_module(self._bcc, sources, flags)
         options.filters.install(module)
         return module
 
@@ -308,7 +320,7 @@ class Probes:
         return sum(int(state.passed) for state in self._module[b"cpu_state"][ctypes.c_int(0)])
 
     def held_exits(self) -> NDArray[np.void]:
-        """Exits of NMIs that the programs still hold back (``send_held()``), once no program runs any more."""
+        """Exits of NMIs that the programs still hold back (``bpf/nmi.bpf.c``), once no program runs any more."""
         found = []
         for cpu, state in enumerate(self._module[b"cpu_state"][ctypes.c_int(0)]):
             nmi = state.nmi

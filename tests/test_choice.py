@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from iretrace.collect.choice import SILENT, Choice, choose, handled, trap_classes, units_for, unusable
 from iretrace.collect.hooks import BY_NAME, CLASSES, HOOKS, USER_EXITS, Hook, Kind, Unit
+from iretrace.collect.probes import SOURCES
 from iretrace.collect.wire import HOOK_NAMES
 from iretrace.footer import Footer, Gate, TrapClass
 from iretrace.replay.engine import Pairing
 from tests.conftest import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection
 
 STIMULI = frozenset(hook.stimulus for hook in HOOKS if hook.stimulus)
 NO_FENTRY = "this kernel has no fentry (Operation not permitted)"
@@ -219,14 +220,14 @@ def test_only_what_is_needed_is_compiled() -> None:
     assert units_for(CLASSES, refused) == {Unit.CORE, Unit.STAND_INS}
 
 
-def programs(sources: Iterable[str]) -> str:
-    """Sources of BPF."""
-    return "".join((ROOT / "bpf" / name).read_text(encoding="ascii") for name in sources)
+def test_every_file_of_programs_is_compiled() -> None:
+    """The loader joins each file of bpf/, but for the one that reads kernel memory before."""
+    assert {*SOURCES, "peek.bpf.c"} == {path.name for path in (ROOT / "bpf").glob("*.bpf.c")}
 
 
 def test_every_hook_has_its_program() -> None:
     """Each row of the table names a program that is in bpf/, and every program has a row."""
-    text = programs(("trap.bpf.c", "functions.bpf.c"))
+    text = "".join((ROOT / "bpf" / name).read_text(encoding="ascii") for name in SOURCES)
     macros = {Kind.TRACEPOINT: "RAW_TRACEPOINT_PROBE", Kind.FENTRY: "KFUNC_PROBE", Kind.FEXIT: "KRETFUNC_PROBE"}
     for hook in HOOKS:
         stem = hook.target.removesuffix("_entry").removesuffix("_exit").removeprefix("__sysvec_")
