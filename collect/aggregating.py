@@ -13,16 +13,16 @@ import numpy as np
 from iretrace import _native, output
 from iretrace import footer as footers
 from iretrace.collect import counters, preflight, selection, syscalls
-from iretrace.collect.choice import handled, trap_classes, units_for, unusable
+from iretrace.collect.choice import trap_classes
 from iretrace.collect.clock import open_clock, take_anchor
 from iretrace.collect.crosscheck import ROWS, Reading, read_interrupts
 from iretrace.collect.ending import Stop, end_child, spawn
 from iretrace.collect.facts import gather
-from iretrace.collect.hooks import CLASSES, PROCESS_HOOKS
+from iretrace.collect.hooks import CLASSES
 from iretrace.collect.overhead import Overhead
-from iretrace.collect.probes import ProbeOptions, Probes, lack_of_fentry
+from iretrace.collect.plan import plan
+from iretrace.collect.probes import Probes
 from iretrace.collect.settling import settle
-from iretrace.collect.typed import typed_tracepoints
 from iretrace.collect.watch import Watch
 from iretrace.errors import MachineError
 from iretrace.vectors import NMI
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from iretrace.collect.facts import Facts
     from iretrace.collect.options import CollectOptions
+    from iretrace.collect.plan import Plan
 
 _RING_BYTES: Final = 4096
 """No event is written, but the rings are there."""
@@ -86,24 +87,20 @@ def aggregate(
         options.filters.check(facts.cpus)
         anchor = take_anchor()
         with open_clock("tsc", facts.cpus, anchor) as clock:
-            asked = [item for item in handled(CLASSES, facts.gates) if item.name in wanted]
-            no_fentry = lack_of_fentry(facts.prototypes)
-            refused = unusable(facts.prototypes, no_fentry=no_fentry, last_nmi_handler=facts.last_nmi_handler)
-            refused |= selection.not_asked(CLASSES, wanted)
-            refused |= {hook.name: "no names are kept without events" for hook in PROCESS_HOOKS}
-            loading = ProbeOptions(
+            planned = plan(
+                prototypes=facts.prototypes,
+                gates=facts.gates,
+                last_nmi_handler=facts.last_nmi_handler,
                 ring_bytes=_RING_BYTES,
                 use_tsc=True,
-                units=units_for(asked, refused),
-                last_nmi_handler=facts.last_nmi_handler,
+                wanted=wanted,
                 filters=options.filters,
                 aggregate=True,
-                typed=typed_tracepoints(facts.prototypes),
             )
-            with Probes(loading, facts.cpus) as probes:
+            with Probes(planned.options, facts.cpus) as probes:
                 probes.set_tsc_counters(clock.fds)
                 probes.set_entry_stubs(facts.stubs)
-                return _count(options, stop, facts, probes, wanted, refused, anchor, tables, report)
+                return _count(options, stop, facts, probes, wanted, planned, anchor, tables, report)
 
 
 def _count(  # noqa: PLR0913, PLR0917 - what aggregate() made ready
@@ -112,7 +109,7 @@ def _count(  # noqa: PLR0913, PLR0917 - what aggregate() made ready
     facts: Facts,
     probes: Probes,
     wanted: frozenset[str],
-    refused: dict[str, str],
+    planned: Plan,
     anchor: footers.Anchor,
     tables: Callable[[footers.Footer], counters.Tables],
     report: Callable[[float, int], None],
@@ -121,9 +118,7 @@ def _count(  # noqa: PLR0913, PLR0917 - what aggregate() made ready
     own_begin = time.process_time()
     try:
         overhead.start()
-        choice = probes.choose(
-            classes=[item for item in handled(CLASSES, facts.gates) if item.name in wanted], refused=refused
-        )
+        choice = probes.choose(classes=planned.classes, refused=planned.refused)
         classes = selection.mark(trap_classes(choice, facts.gates), CLASSES, wanted)
         footer = msgspec.structs.replace(
             facts.footer,

@@ -59,29 +59,36 @@ def gather(options: CollectOptions) -> Facts:
         table = memory.idt()
         nmi_handlers = memory.nmi_handlers(symbols, prototypes)
     gates = kernel.parse_idt(table, symbols)
-    raw = options.raw_addresses
-    shift = 0 if raw else text_base
+    addresses = Addresses(text_base=text_base, raw=options.raw_addresses)
     return Facts(
-        footer=footers.Footer(
-            tool=f"iretrace {__version__}",
-            host=kernel.host(),
-            cpu=kernel.processor(),
-            fred=kernel.fred_enabled(),
-            mitigations=kernel.mitigations(),
-            addresses=footers.ADDRESSES_RAW if raw else footers.ADDRESSES_RELATIVE,
+        footer=msgspec.structs.replace(
+            machine_footer(options, symbols, addresses),
             kernel_cs=kernel.idt_code_segment(table),
-            idt=[_shifted(gate, shift) for gate in gates],
-            nmi_text=[(low - shift, high - shift) for low, high in kernel.nmi_text(symbols)],
-            calibration=calibrate.quick(min(os.sched_getaffinity(0))) if options.calibrate else None,
-            command=list(options.command),
-            tags=options.tags,
+            idt=[_shifted(gate, 0 if addresses.raw else text_base) for gate in gates],
         ),
-        addresses=Addresses(text_base=text_base, raw=raw),
+        addresses=addresses,
         gates=gates,
         stubs=_stubs(gates, symbols),
         cpus=kernel.cpu_list("online"),
         prototypes=prototypes,
         last_nmi_handler=nmi_handlers[-1] if nmi_handlers else None,
+    )
+
+
+def machine_footer(options: CollectOptions, symbols: Symbols, addresses: Addresses) -> footers.Footer:
+    """What a footer says of the machine and of what was asked for, whatever records. Calibrates, if that was asked."""
+    shift = 0 if addresses.raw else addresses.text_base
+    return footers.Footer(
+        tool=f"iretrace {__version__}",
+        host=kernel.host(),
+        cpu=kernel.processor(),
+        fred=kernel.fred_enabled(),
+        mitigations=kernel.mitigations(),
+        addresses=footers.ADDRESSES_RAW if addresses.raw else footers.ADDRESSES_RELATIVE,
+        nmi_text=[(low - shift, high - shift) for low, high in kernel.nmi_text(symbols)],
+        calibration=calibrate.quick(min(os.sched_getaffinity(0))) if options.calibrate else None,
+        command=list(options.command),
+        tags=options.tags,
     )
 
 

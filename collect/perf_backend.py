@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import numpy as np
 
-from iretrace import __version__, output
 from iretrace import footer as footers
-from iretrace.collect import calibrate, kernel, selection
+from iretrace import output
+from iretrace.collect import kernel, selection
 from iretrace.collect.clock import take_anchor
 from iretrace.collect.crosscheck import CrossCheck, Reading, read_interrupts
 from iretrace.collect.ending import Stop, end_child, spawn
-from iretrace.collect.facts import text_base_of
+from iretrace.collect.facts import machine_footer, text_base_of
 from iretrace.collect.hooks import CLASSES
 from iretrace.collect.options import CollectOptions, Outcome
 from iretrace.collect.wire import Addresses
@@ -113,33 +113,24 @@ def collect(
     _check(options)
     wanted = selection.select(options.only, CLASSES)
     events = _events(wanted)
-    raw = options.raw_addresses
     symbols = kernel.read_symbols()
-    text_base = text_base_of(symbols, raw_addresses=raw)
-    shift = 0 if raw else text_base
+    text_base = text_base_of(symbols, raw_addresses=options.raw_addresses)
+    addresses = Addresses(text_base=text_base, raw=options.raw_addresses)
+    machine = machine_footer(options, symbols, addresses)
     data = options.target.with_name(f".{options.target.name}.{os.getpid()}.perf.data")
-    calibration = calibrate.quick(min(os.sched_getaffinity(0))) if options.calibrate else None
     try:
         with Stop(options) as stop:
             run = _record(options, events, data, stop)
-        footer = footers.Footer(
-            tool=f"iretrace {__version__} collect --backend perf",
-            host=kernel.host(),
-            cpu=kernel.processor(),
-            fred=kernel.fred_enabled(),
-            mitigations=kernel.mitigations(),
-            addresses=footers.ADDRESSES_RAW if raw else footers.ADDRESSES_RELATIVE,
+        footer = msgspec.structs.replace(
+            machine,
+            tool=f"{machine.tool} collect --backend perf",
             kernel_cs=_KERNEL_CS,
-            nmi_text=[(low - shift, high - shift) for low, high in kernel.nmi_text(symbols)],
             hooks=_hooks(events),
-            calibration=calibration,
             window=footers.Window(start_tsc=run.first.tsc, stop_tsc=run.last.tsc, ended_by=stop.reason),
             filters=footers.Filters(only=sorted(wanted) if options.only else [], cpus=list(options.filters.cpus)),
-            command=list(options.command),
             command_status=run.command_status,
-            tags=options.tags,
         )
-        footer = _convert(options, data, run, footer, Addresses(text_base=text_base, raw=raw), finishing)
+        footer = _convert(options, data, run, footer, addresses, finishing)
     finally:
         data.unlink(missing_ok=True)
     return Outcome(

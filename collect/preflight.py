@@ -104,33 +104,29 @@ def examine() -> Examination:
 
 def _try_probes() -> tuple[list[TrapClass], list[Hook]]:
     # what follows touches the machine
-    from iretrace.collect.choice import handled, trap_classes, units_for, unusable  # noqa: PLC0415
-    from iretrace.collect.hooks import CLASSES  # noqa: PLC0415
+    from iretrace.collect.choice import trap_classes  # noqa: PLC0415
     from iretrace.collect.memory import KernelMemory  # noqa: PLC0415
     from iretrace.collect.overhead import Overhead  # noqa: PLC0415
-    from iretrace.collect.probes import ProbeOptions, Probes, lack_of_fentry  # noqa: PLC0415
-    from iretrace.collect.typed import typed_tracepoints  # noqa: PLC0415
+    from iretrace.collect.plan import plan  # noqa: PLC0415
+    from iretrace.collect.probes import Probes  # noqa: PLC0415
 
     prototypes, symbols = btf.kernel_prototypes(), kernel.read_symbols()
     gates, handlers = None, list[int]()
     with contextlib.suppress(MachineError), KernelMemory() as memory:
         handlers = memory.nmi_handlers(symbols, prototypes)
         gates = kernel.parse_idt(memory.idt(), symbols)
-    last = handlers[-1] if handlers else None
-    classes = handled(CLASSES, gates)
-    refused = unusable(prototypes, no_fentry=lack_of_fentry(prototypes), last_nmi_handler=last)
-    options = ProbeOptions(
+    planned = plan(
+        prototypes=prototypes,
+        gates=gates,
+        last_nmi_handler=handlers[-1] if handlers else None,
         ring_bytes=1 << 16,
         use_tsc=has_msr_pmu(),
-        units=units_for(classes, refused),
-        last_nmi_handler=last,
-        typed=typed_tracepoints(prototypes),
     )
-    with Probes(options, kernel.cpu_list("online")) as probes:
+    with Probes(planned.options, kernel.cpu_list("online")) as probes:
         overhead = Overhead(probes)
         overhead.start()
         try:
-            choice = probes.choose(classes=classes, refused=refused)
+            choice = probes.choose(classes=planned.classes, refused=planned.refused)
         finally:
             overhead.stop()
         return trap_classes(choice, gates), probes.hooks()

@@ -10,7 +10,7 @@ import msgspec
 from iretrace import _native, output
 from iretrace import footer as footers
 from iretrace.collect import preflight, selection
-from iretrace.collect.choice import handled, trap_classes, units_for, unusable
+from iretrace.collect.choice import trap_classes
 from iretrace.collect.clock import open_clock, take_anchor
 from iretrace.collect.crosscheck import CrossCheck, read_interrupts
 from iretrace.collect.drain import Buffers, Drain, Progress
@@ -21,10 +21,10 @@ from iretrace.collect.locked_memory import LockedMemory, peak_bytes
 from iretrace.collect.options import CollectOptions, Outcome
 from iretrace.collect.overhead import Overhead
 from iretrace.collect.partial import Contents, Header, PartialWriter, copy_sorted
-from iretrace.collect.probes import ProbeOptions, Probes, lack_of_fentry
+from iretrace.collect.plan import plan
+from iretrace.collect.probes import Probes
 from iretrace.collect.settling import settle
 from iretrace.collect.shedding import Shedder
-from iretrace.collect.typed import typed_tracepoints
 from iretrace.collect.watch import Watch
 from iretrace.errors import MachineError, OutputError
 from iretrace.trace import writing
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
 
-    from iretrace.collect.hooks import HookClass
+    from iretrace.collect.plan import Plan
 
 _LOOK_BRACKETS: Final = 20
 
@@ -113,40 +113,33 @@ class Recording:
         if self._writer is not None:
             self._writer.close()
 
-    def _load(self) -> tuple[Probes, list[HookClass], dict[str, str]]:
-        """The probes, not attached yet; the classes that are asked for; hooks not to try, with the reason."""
-        options = self.options
-        asked = [item for item in handled(CLASSES, self._facts.gates) if item.name in self._wanted]
-        no_fentry = lack_of_fentry(self._facts.prototypes)
-        refused = unusable(
-            self._facts.prototypes, no_fentry=no_fentry, last_nmi_handler=self._facts.last_nmi_handler
-        ) | selection.not_asked(CLASSES, self._wanted)
-        probes = self._probes = Probes(
-            ProbeOptions(
-                ring_bytes=options.ring_bytes,
-                use_tsc=bool(self._clock.fds),
-                units=units_for(asked, refused),
-                last_nmi_handler=self._facts.last_nmi_handler,
-                filters=options.filters,
-                typed=typed_tracepoints(self._facts.prototypes),
-            ),
-            self._cpus,
+    def _load(self) -> tuple[Probes, Plan]:
+        """The probes, not attached yet, and what of them is to be tried."""
+        planned = plan(
+            prototypes=self._facts.prototypes,
+            gates=self._facts.gates,
+            last_nmi_handler=self._facts.last_nmi_handler,
+            ring_bytes=self.options.ring_bytes,
+            use_tsc=bool(self._clock.fds),
+            wanted=self._wanted,
+            filters=self.options.filters,
         )
+        probes = self._probes = Probes(planned.options, self._cpus)
         probes.set_tsc_counters(self._clock.fds)
         probes.set_entry_stubs(self._facts.stubs)
-        return probes, asked, refused
+        return probes, planned
 
     def record(self, stop: Stop, report: Callable[[Progress], None]) -> Contents:
         """Attach, drain until stopped, detach; the events are then in the partial file."""
         options = self.options
-        probes, asked, refused = self._load()
+        probes, planned = self._load()
         buffers = Buffers(probes)
         overhead = Overhead(probes)
         child: subprocess.Popen[bytes] | None = None
         wall_begin, own_begin = time.monotonic(), time.process_time()
         try:
             overhead.start()
-            choice = probes.choose(classes=asked, refused=refused)
+            choice = probes.choose(classes=planned.classes, refused=planned.refused)
             hooks = probes.hooks()
             classes = selection.mark(trap_classes(choice, self._facts.gates), CLASSES, self._wanted)
             probes.processes.look_up()
@@ -178,7 +171,7 @@ class Recording:
             shedder = Shedder(
                 probes=probes,
                 choice=choice,
-                classes=asked,
+                classes=planned.classes,
                 limit_pct=options.max_overhead_pct,
                 crosscheck=crosscheck,
             )

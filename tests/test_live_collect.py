@@ -67,9 +67,9 @@ def test_every_page_fault_of_a_known_program_is_there(
 UNTYPED = """
 import sys
 from pathlib import Path
-from iretrace.collect import session
+from iretrace.collect import plan, session
 from iretrace.collect.options import CollectOptions
-session.typed_tracepoints = lambda prototypes: {}
+plan.typed_tracepoints = lambda prototypes: {}
 options = {"calibrate": False, "keep_privileges": True}
 session.collect(CollectOptions(target=Path(sys.argv[1]), command=tuple(sys.argv[2:]), **options))
 """
