@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from benchmarks.common import ROOT, Row, alternate, iretrace, spread
+from benchmarks.common import ROOT, Row, alternate, iretrace, spread, storm_ns
 from iretrace.collect import syscalls
 from iretrace.collect.btf import kernel_prototypes
 from iretrace.store import aggregated
@@ -46,28 +46,28 @@ def run() -> list[Row]:
 
         def with_nothing() -> float:
             with _doing_nothing(btf_id):
-                return _ns(script)
+                return storm_ns(script)
 
         def timed_nothing() -> float:
             timing = syscalls.enable_run_time_stats()
             try:
                 with _doing_nothing(btf_id) as program:
-                    _ns([str(storm), str(FAULTS), "0"])
+                    storm_ns([str(storm), str(FAULTS), "0"])
                     info = syscalls.program_info(program)
             finally:
                 os.close(timing)
             return float(info.run_time_ns / info.run_cnt)
 
         def timed_counts() -> float:
-            _ns([*collect, "--aggregate", "--only", "page-faults", "--", str(storm), str(TIMED_FAULTS), "0"])
+            storm_ns([*collect, "--aggregate", "--only", "page-faults", "--", str(storm), str(TIMED_FAULTS), "0"])
             return aggregated.read(directory / "t.parquet").footer.overhead.ns_per_event or 0.0
 
         alone, nothing, counts, events, by_kernel_nothing, by_kernel_counts = alternate(
             ROUNDS,
-            lambda: _ns(script),
+            lambda: storm_ns(script),
             with_nothing,
-            lambda: _ns([*collect, "--aggregate", "--", *script]),
-            lambda: _ns([*collect, "--", *script]),
+            lambda: storm_ns([*collect, "--aggregate", "--", *script]),
+            lambda: storm_ns([*collect, "--", *script]),
             timed_nothing,
             timed_counts,
         )
@@ -114,11 +114,6 @@ def _doing_nothing(btf_id: int) -> Iterator[int]:
     finally:
         os.close(attached)
         os.close(program)
-
-
-def _ns(command: list[str]) -> float:
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
-    return float(done.stdout.split()[-1])
 
 
 if __name__ == "__main__":

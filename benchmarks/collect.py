@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from benchmarks.common import ROOT, Row, alternate, iretrace, spread
+from benchmarks.common import ROOT, Row, alternate, iretrace, spread, storm_ns
 from iretrace.trace import open_trace
 
 FAULTS = 300_000
@@ -39,10 +39,10 @@ def _side_by_side(directory: Path, storm: Path) -> list[Row]:
     bytes_on_disk, probe_ns = [], []
 
     def alone() -> float:
-        return _ns(faults)
+        return storm_ns(faults)
 
     def under_iretrace() -> float:
-        ns = _ns([*iretrace("collect", "-q", "--force", "--no-calibrate", "-o", trace, "--"), *faults])
+        ns = storm_ns([*iretrace("collect", "-q", "--force", "--no-calibrate", "-o", trace, "--"), *faults])
         footer = open_trace(trace).footer
         bytes_on_disk.append(trace.stat().st_size / footer.events)
         if footer.overhead.ns_per_event is not None:
@@ -50,10 +50,12 @@ def _side_by_side(directory: Path, storm: Path) -> list[Row]:
         return ns
 
     def under_perf() -> float:
-        return _ns(["perf", "record", "-q", "-e", "exceptions:page_fault_user", "-a", "-o", str(data), "--", *faults])
+        return storm_ns(
+            ["perf", "record", "-q", "-e", "exceptions:page_fault_user", "-a", "-o", str(data), "--", *faults]
+        )
 
     def under_bpftrace() -> float:
-        return _ns(["bpftrace", "-q", "-B", "full", "-o", str(text), "-e", BPFTRACE, "-c", " ".join(faults)])
+        return storm_ns(["bpftrace", "-q", "-B", "full", "-o", str(text), "-e", BPFTRACE, "-c", " ".join(faults)])
 
     base, ours, perfs, bpftraces = alternate(ROUNDS, alone, under_iretrace, under_perf, under_bpftrace)
     added, by_perf, by_bpftrace = (
@@ -111,12 +113,6 @@ def _flood(directory: Path, storm: Path) -> list[Row]:
             how=f"{how}; all its CPU time while recording, in proportion",
         ),
     ]
-
-
-def _ns(command: list[str]) -> float:
-    """Run a storm; nanoseconds a fault, as it prints them."""
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
-    return float(done.stdout.split()[-1])
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,12 @@ def alternate(rounds: int, *contenders: Callable[[], float]) -> list[list[float]
         for contender, mine in zip(contenders, figures, strict=True):
             mine.append(contender())
     return figures
+
+
+def storm_ns(command: list[str]) -> float:
+    """Run a storm (``storm.c``), maybe under a recorder; nanoseconds a fault, as it prints them."""
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    return float(done.stdout.split()[-1])
 
 
 def spread(values: Sequence[float], unit: str = "") -> str:

@@ -359,21 +359,37 @@ def decode(document: bytes, where: str) -> Footer:
         version: Any = msgspec.json.decode(document, type=dict[str, Any]).get("schema")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Damaged(where, f"the iretrace footer is not JSON ({error})", expected="a JSON document") from None
-    if not isinstance(version, int) or isinstance(version, bool):
-        raise Damaged(where, f"the iretrace footer has schema {version!r}", expected="a whole number")
-    if version > SCHEMA_VERSION:
-        raise SchemaTooNew(
-            where,
-            f"the trace has schema {version}",
-            expected=f"at most {SCHEMA_VERSION}",
-            remedy="upgrade iretrace: pip install --upgrade iretrace",
-        )
+    check_schema(version, SCHEMA_VERSION, where, of="the trace")
     try:
         footer = msgspec.json.decode(document, type=Footer)
     except (msgspec.DecodeError, RecursionError) as error:
         raise Damaged(where, f"the iretrace footer is off: {error}", expected=f"schema {SCHEMA_VERSION}") from None
     _check_values(footer, where)
     return footer
+
+
+def check_schema(version: object, newest: int, where: str, *, of: str) -> None:
+    """Refuse a document of a schema that this iretrace does not know.
+
+    Args:
+        version: what the document says.
+        newest: the newest that can be read.
+        where: file name for error messages.
+        of: what has this schema, for error messages: ``the trace``.
+
+    Raises:
+        SchemaTooNew: a newer iretrace wrote it.
+        Damaged: it is no version.
+    """
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise Damaged(where, f"{of} has schema {version!r}", expected="a whole number")
+    if version > newest:
+        raise SchemaTooNew(
+            where,
+            f"{of} has schema {version}",
+            expected=f"at most {newest}",
+            remedy="upgrade iretrace: pip install --upgrade iretrace",
+        )
 
 
 def _check_values(footer: Footer, where: str) -> None:

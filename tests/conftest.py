@@ -7,12 +7,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from iretrace.collect import preflight
 from iretrace.errors import MachineError
+from tests import browser as browsers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 REQUIRED: Final = os.environ.get("IRETRACE_KERNEL_TESTS") == "1"
@@ -74,6 +78,15 @@ class CompileWorkload:
             source = ROOT / "tests" / "workloads" / f"{name}.c"
             subprocess.run(["gcc", "-O2", "-Wall", "-Werror", "-o", program, source], check=True)
         return program
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium without a window."""
+    with browsers.playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=browsers.CHROMIUM, args=browsers.ARGUMENTS)
+        yield started
+        started.close()
 
 
 @pytest.fixture

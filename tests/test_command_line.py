@@ -28,18 +28,25 @@ PRINTING = [
 EACH = pytest.mark.parametrize("arguments", PRINTING, ids=lambda arguments: " ".join(arguments[:1]))
 
 
+def printing_to(
+    descriptor: int, arguments: tuple[str, ...], run_iretrace: RunIretrace
+) -> subprocess.CompletedProcess[str]:
+    """Run a verb whose standard output is ``descriptor``."""
+    return subprocess.run(
+        run_iretrace.command(*arguments),
+        stdout=descriptor,
+        stderr=subprocess.PIPE,
+        env=run_iretrace.environment(),
+        text=True,
+        check=False,
+    )
+
+
 @EACH
 def test_a_full_disk_is_told_in_one_line(arguments: tuple[str, ...], run_iretrace: RunIretrace) -> None:
     """Standard output that takes nothing: exit status 2 and why, whichever verb prints."""
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            run_iretrace.command(*arguments),
-            stdout=full,
-            stderr=subprocess.PIPE,
-            env=run_iretrace.environment(),
-            text=True,
-            check=False,
-        )
+        done = printing_to(full.fileno(), arguments, run_iretrace)
     assert done.stderr == "iretrace: standard output: could not be written (No space left on device); free space\n"
     assert done.returncode == 2
 
@@ -50,14 +57,7 @@ def test_a_reader_that_went_away(arguments: tuple[str, ...], run_iretrace: RunIr
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        done = subprocess.run(
-            run_iretrace.command(*arguments),
-            stdout=writer,
-            stderr=subprocess.PIPE,
-            env=run_iretrace.environment(),
-            text=True,
-            check=False,
-        )
+        done = printing_to(writer, arguments, run_iretrace)
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")

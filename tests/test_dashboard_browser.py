@@ -21,7 +21,6 @@ from iretrace.dashboards.app.source import Source
 from iretrace.store import open_store
 from iretrace.store.summarize import summarize
 from iretrace.trace import open_trace
-from tests import browser as browsers
 from tests import demo_store
 from tests.browser import DARK_INK, LIGHT_INK, Visit, until
 from tests.conftest import ROOT
@@ -31,15 +30,6 @@ if TYPE_CHECKING:
 
 SAMPLE = ROOT / "samples" / "mixed.parquet"
 PAGES = [path for path, _, _ in NAV]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A Chromium without a window."""
-    with browsers.playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=browsers.CHROMIUM, args=browsers.ARGUMENTS)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

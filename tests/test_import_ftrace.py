@@ -10,18 +10,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iretrace.errors import InputError, IretraceError
+from iretrace.errors import InputError
 from iretrace.importers import lines, sorting
-from iretrace.importers.job import ImportOptions
-from iretrace.importers.run import Imported, import_file
 from tests import perf_writer as perf
 from tests import ring_writer as ring
 from tests.import_twins import page_events
+from tests.importing import read_damaged, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,12 +29,6 @@ if TYPE_CHECKING:
 TRACEFS: Final = Path("/sys/kernel/tracing")
 SYSTEMS: Final = ("exceptions", "irq_vectors", "irq", "nmi")
 _REPORT = re.compile(r"^.*?-(\d+)\s+\[(\d+)\](?:\s+\S+\s+|\s*)([\d.]+): +(\w+): +(.*)$")
-
-
-def rows_of(path: Path, target: Path, **options: Any) -> tuple[list[dict[str, Any]], Imported]:
-    """Import a file: the trace's rows, and the account."""
-    done = import_file(path, target, options=ImportOptions(**options), force=True)
-    return pq.read_table(target).to_pylist(), done
 
 
 def as_reported(text: str) -> list[tuple[Any, ...]]:
@@ -256,12 +248,5 @@ def test_damage_never_crashes(
     """Bytes overwritten and cut off anywhere: some events, or one line of refusal."""
     page = ring.page(5, [ring.event(1, perf.TIMER_ENTRY.raw({"vector": 236})), ring.extend(1 << 30), ring.padding(8)])
     made = {"6": ring.version_6([page]), "text": TEXT.encode()}
-    data = bytearray(made[kind] if kind in made else ring.version_7([page, page], compression=kind))
-    at %= len(data)
-    data[at : at + len(noise)] = noise[: len(data) - at]
-    directory = tmp_path_factory.mktemp("noise")
-    (directory / "p").write_bytes(bytes(data[: len(data) - cut % len(data)] if cut % 3 == 0 else data))
-    try:
-        rows_of(directory / "p", directory / "t.parquet")
-    except IretraceError as error:
-        assert "\n" not in str(error)  # noqa: PT017 - either outcome is right
+    data = made[kind] if kind in made else ring.version_7([page, page], compression=kind)
+    read_damaged(data, tmp_path_factory.mktemp("noise"), noise=noise, at=at, cut=cut)

@@ -19,17 +19,7 @@ from tests.browser import DARK_INK, LIGHT_INK
 from tests.sample_trace import write_sample
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A Chromium without a window."""
-    with browsers.playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=browsers.CHROMIUM, args=browsers.ARGUMENTS)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

@@ -44,15 +44,7 @@ def match_mended(
         found.pairs.append(
             Pair(cpu=mine.cpu, executed=mine.one, returned=theirs.one, trap=traps.trap_of(theirs), moved=True)
         )
-        found.to_kernel.differences.append(
-            Difference(
-                cpu=mine.cpu.cpu,
-                what="frame",
-                cause="fixup-unseen",
-                emulator=show_executed(mine.one, mine.cpu),
-                trace=show_return(theirs.one),
-            )
-        )
+        found.to_kernel.differences.append(_other_frame(mine, "fixup-unseen", show_return(theirs.one)))
 
 
 def explain(
@@ -131,16 +123,16 @@ def _signalled(found: MatchedReturns, mine: Item[Executed], returns: list[Item[R
     else:
         return False
     found.signalled.add(returned.entry_tsc)
-    found.to_user.differences.append(
-        Difference(
-            cpu=mine.cpu.cpu,
-            what="frame",
-            cause="signal-unseen",
-            emulator=show_executed(mine.one, mine.cpu),
-            trace=f"entry at tsc={returned.entry_tsc}, vector {trap.vector:#04x}, and no frame of its way out",
-        )
-    )
+    shown = f"entry at tsc={returned.entry_tsc}, vector {trap.vector:#04x}, and no frame of its way out"
+    found.to_user.differences.append(_other_frame(mine, "signal-unseen", shown))
     return True
+
+
+def _other_frame(mine: Item[Executed], cause: str, trace: str) -> Difference:
+    """An IRETQ whose trap the trace has, with another frame."""
+    return Difference(
+        cpu=mine.cpu.cpu, what="frame", cause=cause, emulator=show_executed(mine.one, mine.cpu), trace=trace
+    )
 
 
 def _lays_frame(trap: Taken, executed: Executed) -> bool:

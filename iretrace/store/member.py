@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from iretrace import footer as footers
 from iretrace.analysis import histogram
-from iretrace.errors import Damaged, SchemaTooNew
+from iretrace.errors import Damaged
 from iretrace.replay.contexts import N_CONTEXTS, N_SLOTS
 from iretrace.replay.policies import Choice
 from iretrace.store.rows import metric_rows
@@ -106,16 +106,7 @@ def decode_document(raw: bytes | None, where: str) -> RunDocument:
         raise Damaged(where, "Parquet, but no run of a store", expected=f"the key {RUN_KEY.decode()!r}")
     try:
         head: Any = msgspec.json.decode(raw, type=dict[str, Any])
-        version = head.get("schema")
-        if not isinstance(version, int) or isinstance(version, bool):
-            raise Damaged(where, f"the run has schema {version!r}", expected="a whole number")
-        if version > STORE_SCHEMA:
-            raise SchemaTooNew(
-                where,
-                f"the run has schema {version}",
-                expected=f"at most {STORE_SCHEMA}",
-                remedy="upgrade iretrace: pip install --upgrade iretrace",
-            )
+        footers.check_schema(head.get("schema"), STORE_SCHEMA, where, of="the run")
         # Decoded by its own rules too: what the footer's own reader refuses, a store refuses.
         footers.decode(msgspec.json.encode(head.get("footer", {"schema": 1})), where)
         document = msgspec.json.decode(raw, type=RunDocument)
