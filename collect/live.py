@@ -152,7 +152,7 @@ def watch(options: WatchOptions, show: Callable[[Snapshot], None]) -> None:
     Raises:
         MachineError: this machine or privilege does not allow it.
     """
-    preflight.require()
+    preflight.require("top")
     collecting = CollectOptions(
         target=Path(tempfile.gettempdir(), "iretrace-top"),  # never written: the sink is another
         ring_bytes=options.ring_bytes,

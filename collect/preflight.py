@@ -1,7 +1,7 @@
 """What must be there before anything can be recorded, and what would mend what is not.
 
-:func:`require` is asked by ``collect`` and stops at the first lack; :func:`examine` is ``doctor``'s and goes on as
-far as it can.
+:func:`require` is what ``collect`` and ``top`` ask, and stops at the first lack; :func:`examine` is ``doctor``'s, and
+goes on as far as it can.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -68,13 +69,16 @@ class Examination:
         return all(check.ok for check in self.checks if check.required)
 
 
-def require() -> None:
+def require(verb: str = "collect") -> None:
     """Stop where something required is missing.
+
+    Args:
+        verb: what the user typed, for the remedy.
 
     Raises:
         MachineError: with what is missing and what mends it.
     """
-    for look in _REQUIRED:
+    for look in _required(verb):
         check = look()
         if not check.ok:
             raise MachineError(check.name, check.found, remedy=check.remedy)
@@ -83,7 +87,7 @@ def require() -> None:
 def examine() -> Examination:
     """Look at everything; attach every probe once, where that is possible."""
     checks: list[Check] = []
-    for look in _REQUIRED:
+    for look in _required("doctor"):
         check = look()
         checks.append(check)
         if not check.ok and look in (_machine, _operating_system):
@@ -163,7 +167,7 @@ def effective_capabilities(status: Path = Path("/proc/self/status")) -> int:
     return 0
 
 
-def _privilege() -> Check:
+def _privilege(verb: str) -> Check:
     held = effective_capabilities()
     admin = bool(held >> CAP_SYS_ADMIN & 1)
     names = {"CAP_BPF": CAP_BPF, "CAP_PERFMON": CAP_PERFMON, "CAP_SYSLOG": CAP_SYSLOG}
@@ -174,7 +178,7 @@ def _privilege() -> Check:
         ok=not missing,
         required=True,
         found=f"{user} without {', '.join(missing)}" if missing else user,
-        remedy="run it with sudo: sudo iretrace collect" if missing else "",
+        remedy=f"run it with sudo: sudo iretrace {verb}" if missing else "",
     )
 
 
@@ -246,11 +250,6 @@ def _stable_tsc() -> Check:
     )
 
 
-_REQUIRED: Final[tuple[Callable[[], Check], ...]] = (
-    _operating_system,
-    _machine,
-    _privilege,
-    _bcc,
-    _lockdown,
-    _btf,
-)
+def _required(verb: str) -> tuple[Callable[[], Check], ...]:
+    """What looks at each requirement, in the order in which they are to be met."""
+    return (_operating_system, _machine, partial(_privilege, verb), _bcc, _lockdown, _btf)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,12 +11,16 @@ import pytest
 from click.testing import CliRunner
 
 from iretrace.collect import bcc, btf, clock, facts, kernel, preflight, syscalls
+from iretrace.commands.collect_ import command as collect
 from iretrace.commands.doctor_ import command as doctor
+from iretrace.commands.top_ import command as top
 from iretrace.errors import MachineError
 from iretrace.footer import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import click
 
 RICH = 1 << preflight.CAP_SYS_ADMIN
 
@@ -41,7 +46,7 @@ LACKS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str, str]] = {
     "no root": (
         lambda m: m.setattr(preflight, "effective_capabilities", lambda: 0),
         "without CAP_BPF, CAP_PERFMON, CAP_SYSLOG",
-        "sudo iretrace collect",
+        "run it with sudo: sudo iretrace",
     ),
     "no BCC": (lambda m: m.setattr(bcc, "load", no_bcc), "not installed", "apt-get install python3-bpfcc"),
     "no BTF": (lambda m: m.setattr(btf, "KERNEL_BTF", Path("/no/btf")), "no /no/btf", "CONFIG_DEBUG_INFO_BTF=y"),
@@ -70,6 +75,17 @@ def test_every_lack_is_told_with_its_remedy(able: pytest.MonkeyPatch, lack: str)
         preflight.require()
     assert remedy in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("verb", [collect, top, doctor], ids=["collect", "top", "doctor"])
+def test_sudo_is_advised_for_the_verb_that_was_typed(
+    able: pytest.MonkeyPatch, verb: click.Command, request: pytest.FixtureRequest
+) -> None:
+    """Who typed ``iretrace top`` without root reads ``sudo iretrace top``."""
+    able.setattr(preflight, "effective_capabilities", lambda: 0)
+    result = CliRunner().invoke(verb, [], standalone_mode=False)
+    said = f"{result.exception or ''}{result.output}"
+    assert re.findall(r"sudo iretrace (\w+)", said) == [request.node.callspec.id]
 
 
 def test_capabilities_are_enough_without_root(able: pytest.MonkeyPatch) -> None:

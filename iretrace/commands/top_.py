@@ -49,7 +49,7 @@ def command(*, name: str, interval: float, updates: int | None, only: tuple[str,
     import_arrow()
     from iretrace.collect import preflight  # noqa: PLC0415 - heavy imports wait for the verb
 
-    preflight.require()
+    preflight.require("top")
     from iretrace.collect.live import WatchOptions, watch  # noqa: PLC0415
     from iretrace.replay.own import find  # noqa: PLC0415
 
