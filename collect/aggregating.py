@@ -115,7 +115,6 @@ def _count(  # noqa: PLR0913, PLR0917 - what aggregate() made ready
     report: Callable[[float, int], None],
 ) -> Aggregated:
     overhead, child = Overhead(probes), None
-    own_begin = time.process_time()
     try:
         overhead.start()
         choice = probes.choose(classes=planned.classes, refused=planned.refused)
@@ -128,6 +127,7 @@ def _count(  # noqa: PLR0913, PLR0917 - what aggregate() made ready
         )
         nmi = facts.stubs.get(NMI, (0, 0))
         _begin(probes, tables(footer), facts.cpus, kernel_cs=footer.kernel_cs or 0, nmi_text=nmi)
+        own_begin = time.process_time()
         before, start_tsc, begin = read_interrupts(), _native.rdtsc(), time.monotonic()
         sample = _runs(probes)
         child = spawn(options.command)
@@ -145,7 +145,7 @@ def _count(  # noqa: PLR0913, PLR0917 - what aggregate() made ready
                 next_look = now + _LOOK_SECONDS
                 watch.look(take_anchor(20))
                 report(now - begin, int(_read(probes, facts.cpus)["cells"]["count"].sum()))
-        seconds = time.monotonic() - begin
+        seconds, own_seconds = time.monotonic() - begin, time.process_time() - own_begin
         sampled = sampled or _cost(sample, _runs(probes), seconds, len(facts.cpus))
         stop_tsc, after = _native.rdtsc(), read_interrupts()
         probes.detach_all()
@@ -164,9 +164,7 @@ def _count(  # noqa: PLR0913, PLR0917 - what aggregate() made ready
         collector=collector,
         filters=msgspec.structs.replace(footer.filters, left_out=probes.left_out()),
         clock=footers.Clock(source="msr-tsc", tsc_khz=footers.khz_between(anchor, last), anchors=[anchor, last]),
-        overhead=msgspec.structs.replace(
-            sampled, collector_cpu_pct=100 * (time.process_time() - own_begin) / max(seconds, 1e-3)
-        ),
+        overhead=msgspec.structs.replace(sampled, collector_cpu_pct=100 * own_seconds / max(seconds, 1e-3)),
         window=footers.Window(start_tsc=start_tsc, stop_tsc=stop_tsc, ended_by=stop.reason),
         command_status=child.returncode if child is not None else None,
     )

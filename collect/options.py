@@ -55,10 +55,20 @@ class CollectOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """A finished recording."""
+    """A finished recording.
+
+    Attributes:
+        footer: the trace's.
+        seconds: length of the recorded window.
+        setup_seconds: from the call to the window.
+        finish_seconds: from the window to the finished trace.
+        peak_fill_pct: the fullest ring of the run; ``None``: not known.
+        size_bytes: of the trace.
+    """
 
     footer: footers.Footer
     seconds: float
+    setup_seconds: float
+    finish_seconds: float
     peak_fill_pct: float | None
-    """``None``: not known."""
     size_bytes: int

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -25,6 +27,21 @@ EVENTS_LOST: Final = ("ring-full", "nmi-ring-busy", "tsc-unreadable")
 """Causes that a program counts in place of an event."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Spent:
+    """What was spent until a moment.
+
+    Attributes:
+        runs: of the programs.
+        run_ns: the time they took.
+        own_seconds: CPU time of this process.
+    """
+
+    runs: int = 0
+    run_ns: int = 0
+    own_seconds: float = 0.0
+
+
 class Overhead:
     """The kernel's statistics of the probes, from :meth:`start` to :meth:`stop`."""
 
@@ -32,12 +49,29 @@ class Overhead:
         self._probes = probes
         self._fd: int | None = None
         self._counted = False
+        self._first = self._last = _Spent()
 
     def start(self) -> None:
         """Switch the statistics on, before any probe is attached; where the kernel refuses, costs stay unknown."""
         with contextlib.suppress(OSError):
             self._fd = syscalls.enable_run_time_stats()
             self._counted = self._probes.counting = True
+
+    def begin(self) -> None:
+        """The recorded window begins: what was spent until now was spent on getting there."""
+        self._first = self._spent()
+
+    def end(self) -> None:
+        """The recorded window is over."""
+        self._last = self._spent()
+
+    def _spent(self) -> _Spent:
+        infos = self._probes.program_runs().values()
+        return _Spent(
+            runs=sum(info.run_cnt for info in infos),
+            run_ns=sum(info.run_time_ns for info in infos),
+            own_seconds=time.process_time(),
+        )
 
     def stop(self) -> None:
         """Switch the statistics off, after all probes are detached."""
@@ -83,19 +117,15 @@ class Overhead:
         missed = sum(info.recursion_misses for info in self._probes.program_runs().values())
         return [footers.Loss(cause="probe-skipped", count=missed)] if missed else []
 
-    def summary(
-        self, *, by_cpu: dict[int, int], seconds: float, n_cpus: int, own_cpu_seconds: float
-    ) -> footers.Overhead:
-        """The probes' cost over the run.
+    def summary(self, *, by_cpu: dict[int, int], seconds: float, n_cpus: int) -> footers.Overhead:
+        """The probes' cost within the recorded window.
 
         Args:
             by_cpu: events by CPU.
-            seconds: how long the probes were attached.
+            seconds: length of the window.
             n_cpus: CPUs online.
-            own_cpu_seconds: CPU time of this process meanwhile.
         """
-        infos = self._probes.program_runs().values()
-        runs, run_ns = sum(info.run_cnt for info in infos), sum(info.run_time_ns for info in infos)
+        runs, run_ns = self._last.runs - self._first.runs, self._last.run_ns - self._first.run_ns
         mean = run_ns / runs if runs else None
         return footers.Overhead(
             runs=runs,
@@ -103,7 +133,7 @@ class Overhead:
             ns_per_event=mean,
             cpu_pct=None if mean is None else 100.0 * run_ns / (seconds * 1e9 * n_cpus),
             by_cpu=[footers.CpuShare(cpu=cpu, pct=pct) for cpu, pct in shares(run_ns, by_cpu, seconds).items()],
-            collector_cpu_pct=100.0 * own_cpu_seconds / seconds,
+            collector_cpu_pct=100.0 * (self._last.own_seconds - self._first.own_seconds) / seconds,
         )
 
 

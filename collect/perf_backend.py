@@ -109,6 +109,7 @@ def collect(
         OutputError: the target cannot be written.
         UsageError: what was asked for needs the probes.
     """
+    called = time.monotonic()
     output.check_target(options.target, force=options.force)
     _check(options)
     wanted = selection.select(options.only, CLASSES)
@@ -136,6 +137,8 @@ def collect(
     return Outcome(
         footer=footer,
         seconds=(run.last.monotonic_ns - run.first.monotonic_ns) / 1e9,
+        setup_seconds=run.first.monotonic_ns / 1e9 - called,
+        finish_seconds=time.monotonic() - run.last.monotonic_ns / 1e9,
         peak_fill_pct=None,
         size_bytes=options.target.stat().st_size,
     )

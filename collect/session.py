@@ -56,6 +56,7 @@ def collect(
         OutputError: the target cannot be written; what was recorded stays in the partial file.
         UsageError: the command cannot be run.
     """
+    called = time.monotonic()
     output.check_target(options.target, force=options.force)
     if options.partial.exists():
         raise OutputError(
@@ -69,14 +70,29 @@ def collect(
         try:
             with run:
                 contents = run.record(stop, report)
-            return _finish(options, contents, run, finishing)
+            footer = _finish(options, contents, run, finishing)
         except BaseException:
             run.discard_if_empty()
             raise
+    return Outcome(
+        footer=footer,
+        seconds=run.ended - run.began,
+        setup_seconds=run.began - called,
+        finish_seconds=time.monotonic() - run.ended,
+        peak_fill_pct=run.peak_fill_pct,
+        size_bytes=options.target.stat().st_size,
+    )
 
 
 class Recording:
-    """The state of one run: facts found at the start, the partial file, what the end adds."""
+    """The state of one run: facts found at the start, the partial file, what the end adds.
+
+    Attributes:
+        options: what and where to.
+        footer: what is known so far.
+        began: when the recorded window began, by ``time.monotonic()``; ``ended`` likewise.
+        peak_fill_pct: the fullest ring of the run.
+    """
 
     def __init__(self, options: CollectOptions) -> None:
         self.options = options
@@ -98,9 +114,8 @@ class Recording:
         self._memory = LockedMemory()
         self._probes: Probes | None = None
         self._writer: PartialWriter | None = None
-        self.n_events = 0
         self.peak_fill_pct = 0.0
-        self.seconds = 0.0
+        self.began = self.ended = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -136,14 +151,14 @@ class Recording:
         buffers = Buffers(probes)
         overhead = Overhead(probes)
         child: subprocess.Popen[bytes] | None = None
-        wall_begin, own_begin = time.monotonic(), time.process_time()
         try:
             overhead.start()
             choice = probes.choose(classes=planned.classes, refused=planned.refused)
             hooks = probes.hooks()
             classes = selection.mark(trap_classes(choice, self._facts.gates), CLASSES, self._wanted)
             probes.processes.look_up()
-            start_tsc = _native.rdtsc()
+            overhead.begin()
+            self.began, start_tsc = time.monotonic(), _native.rdtsc()
             self.footer = msgspec.structs.replace(
                 self.footer,
                 hooks=hooks,
@@ -184,7 +199,8 @@ class Recording:
             stop.start(child)
             drain.run(stop.reached, look)
             crosscheck.end(read_interrupts())
-            stop_tsc = _native.rdtsc()
+            self.ended, stop_tsc = time.monotonic(), _native.rdtsc()
+            overhead.end()
             probes.drain_names(self._clock)
             probes.processes.look_up()
             probes.detach_all()
@@ -193,8 +209,6 @@ class Recording:
             end_child(child)
         drain.rest(stop_tsc)
         self._memory.release()
-        self.seconds = time.monotonic() - wall_begin
-        self.n_events = drain.progress.events
         self.peak_fill_pct = drain.progress.peak_fill_pct
         last = take_anchor()
         watch.look(last)
@@ -216,10 +230,7 @@ class Recording:
             processes=probes.processes.of_trace(),
             clock=msgspec.structs.replace(self.footer.clock, tsc_khz=khz, anchors=[self._anchor, last]),
             overhead=overhead.summary(
-                by_cpu=drain.progress.by_cpu,
-                seconds=self.seconds,
-                n_cpus=len(self._facts.cpus),
-                own_cpu_seconds=time.process_time() - own_begin,
+                by_cpu=drain.progress.by_cpu, seconds=self.ended - self.began, n_cpus=len(self._facts.cpus)
             ),
             window=footers.Window(start_tsc=start_tsc, stop_tsc=stop_tsc, ended_by=stop.reason),
             command_status=child.returncode if child is not None else None,
@@ -262,8 +273,8 @@ class Recording:
 
 def _finish(
     options: CollectOptions, contents: Contents, run: Recording, finishing: Callable[[int, int], None]
-) -> Outcome:
-    """Turn the partial file into the trace; if that fails the partial file stays."""
+) -> footers.Footer:
+    """Turn the partial file into the trace, whose footer is returned; if that fails the partial file stays."""
     kept = sum(batch.n_events for batch in contents.batches)
     if not kept:
         options.partial.unlink(missing_ok=True)
@@ -282,12 +293,7 @@ def _finish(
             remedy=f"the events are safe: iretrace import {options.partial} -o ELSEWHERE.parquet",
         ) from None
     options.partial.unlink()
-    return Outcome(
-        footer=footer,
-        seconds=run.seconds,
-        peak_fill_pct=run.peak_fill_pct,
-        size_bytes=options.target.stat().st_size,
-    )
+    return footer
 
 
 def _unless_counted(missing: list[footers.Loss], counted: list[footers.Loss]) -> list[footers.Loss]:

@@ -154,7 +154,7 @@ class CpuShare(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Overhead(msgspec.Struct, frozen=True, kw_only=True):
-    """What the probes themselves cost, by the kernel's own measurement (BPF_STATS_RUN_TIME)."""
+    """What the probes themselves cost while recording, by the kernel's own measurement (BPF_STATS_RUN_TIME)."""
 
     runs: Count = 0
     run_ns: Count = 0

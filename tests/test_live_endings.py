@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -50,14 +51,24 @@ def test_a_signal_ends_in_a_complete_trace(run_iretrace: RunIretrace, tmp_path: 
 
 
 def test_duration_ends_the_run(run_iretrace: RunIretrace, tmp_path: Path) -> None:
-    """-d SECONDS records for that long."""
-    run_iretrace("collect", "-d", "1", "--no-calibrate", "-o", "t.parquet")
+    """-d SECONDS records for that long, and what is said of the time is the recorded window."""
+    began = time.monotonic()
+    done = run_iretrace("collect", "-d", "1", "--no-calibrate", "-o", "t.parquet")
+    took = time.monotonic() - began
     footer = open_trace(tmp_path / "t.parquet").footer
     cycles, khz = footer.duration_cycles(), footer.clock.tsc_khz
     assert footer.window.ended_by == "duration"
     assert cycles is not None
     assert khz is not None
-    assert 1.0 <= cycles / khz / 1e3 < 3.0
+    seconds = cycles / khz / 1e3
+    assert 1.0 <= seconds < 3.0
+    told = re.match(
+        r"t\.parquet: [\d,]+ events in ([\d.]+) s, .*\nset up in ([\d.]+) s, finished in ([\d.]+) s\n", done.stderr
+    )
+    assert told is not None, done.stderr
+    assert float(told[1]) == pytest.approx(seconds, abs=0.06)
+    assert float(told[2]) > 0
+    assert sum(map(float, told.groups())) <= took + 0.15  # each rounded
 
 
 def test_the_command_ends_the_run_and_its_status_is_kept(run_iretrace: RunIretrace, tmp_path: Path) -> None:
@@ -186,10 +197,10 @@ def test_the_footer_knows_the_machine(run_iretrace: RunIretrace, tmp_path: Path)
     assert (kernel.ip < 1 << 32).mean() > 0.9
 
 
-def test_without_privilege_doctor_and_collect_say_so(run_iretrace: RunIretrace, tmp_path: Path) -> None:
-    """An ordinary user gets one line with the command that mends it, and exit status 2."""
+def test_without_privilege_collect_top_and_doctor_say_so(run_iretrace: RunIretrace, tmp_path: Path) -> None:
+    """An ordinary user gets one line with the command that mends it, the one that was typed, and exit status 2."""
     tmp_path.chmod(0o777)
-    for verb in (["collect", "-d", "1"], ["doctor"]):
+    for verb in (["collect", "-d", "1"], ["top", "-n", "1"], ["doctor"]):
         done = subprocess.run(
             ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *run_iretrace.command(*verb)],
             env={**run_iretrace.environment(), "HOME": "/nonexistent"},
@@ -201,6 +212,6 @@ def test_without_privilege_doctor_and_collect_say_so(run_iretrace: RunIretrace, 
         if "Permission denied" in done.stderr and sys.prefix in done.stderr:
             pytest.fail("the test's Python cannot be run by another user")
         assert done.returncode == 2, done.stderr
-        assert "sudo" in done.stdout + done.stderr
+        assert f"sudo iretrace {verb[0]}\n" in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -262,11 +262,14 @@ class _ProgressLine:
 
     def __init__(self, *, enabled: bool) -> None:
         self._enabled = enabled
-        self._begin = self._last = time.monotonic()
+        self._begin: float | None = None
+        self._last = time.monotonic()
         self._events = 0
 
     def recording(self, progress: Progress) -> None:
         now = time.monotonic()
+        if self._begin is None:
+            self._begin = self._last = now
         rate = (progress.events - self._events) / max(now - self._last, 1e-3)
         self._last, self._events = now, progress.events
         from iretrace.losses import BY_NAME  # noqa: PLC0415
@@ -303,6 +306,7 @@ def _tell(target: Path, outcome: Outcome) -> None:
         f"({outcome.size_bytes / footer.events:.1f} an event){fill}",
         err=True,
     )
+    click.echo(f"set up in {outcome.setup_seconds:.1f} s, finished in {outcome.finish_seconds:.1f} s", err=True)
     overhead = footer.overhead
     if overhead.ns_per_event is not None and overhead.cpu_pct is not None:
         click.echo(
