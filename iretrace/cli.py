@@ -5,11 +5,13 @@ Exit status: 0 fine, 1 the check found something, 2 it could not be done; 141 wh
 
 from __future__ import annotations
 
+import codecs
 import errno
 import importlib
+import io
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -52,12 +54,15 @@ def iretrace() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
+    _prepare_streams()
     try:
         status = iretrace.main(arguments, prog_name="iretrace", standalone_mode=False)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except IretraceError as error:
         _fail(str(error))
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)  # noqa: T201 - the whole help, as it stands
+        sys.exit(EXIT_FAILED)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f"; see: {context.command_path} --help" if context is not None else ""
@@ -77,6 +82,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except MemoryError:
         _fail("out of memory")
     sys.exit(status if isinstance(status, int) else EXIT_OK)
+
+
+_PLAIN: Final = {"µ": "u", "…": "...", "→": "->", "▸": ">", "▲": "^", "▼": "v"}
+
+
+def _prepare_streams() -> None:
+    """Give each stream a file, also if it was closed, and a spelling of what its encoding has no character for."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            _open_null(descriptor, name)
+    codecs.register_error("iretrace", _plainly)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="iretrace")
+
+
+def _open_null(descriptor: int, name: str) -> None:
+    """Else the first file to be opened would take the number, and what is meant for the stream."""
+    null = os.open(os.devnull, os.O_RDWR)
+    if null != descriptor:
+        os.dup2(null, descriptor)
+        os.close(null)
+    setattr(sys, name, os.fdopen(descriptor, "r" if name == "stdin" else "w", encoding="utf-8", closefd=False))
+
+
+def _plainly(error: UnicodeError) -> tuple[bytes, int]:
+    """Spell what cannot be encoded; the bytes of a file's name that are no text are written as they are."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    spelled = b"".join(
+        character.encode(errors="surrogateescape")
+        if "\udc80" <= character <= "\udcff"
+        else _PLAIN.get(character, "?").encode()
+        for character in error.object[error.start : error.end]
+    )
+    return spelled, error.end
 
 
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def check_target(target: Path, *, force: bool) -> None:
-    """Refuse a target that exists (without ``force``) or whose directory cannot be written.
+    """Refuse a target that exists (without ``force``), is no ordinary file, or whose directory cannot be written.
 
     Raises:
         OutputError: with the remedy.
@@ -34,6 +34,8 @@ def check_target(target: Path, *, force: bool) -> None:
         pass  # it is not there, or what follows says why
     if target.is_dir():
         raise OutputError(target, "is a directory", expected="a file name")
+    if target.exists() and not target.is_file():  # a rename would put a file in the place of /dev/null
+        raise OutputError(target, "is a device, a pipe or a socket", expected="the name of an ordinary file")
     if target.exists() and not force:
         raise OutputError(target, "exists already", remedy="add --force to replace it, or choose another -o")
     parent = target.parent

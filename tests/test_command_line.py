@@ -63,6 +63,51 @@ def test_a_reader_that_went_away(arguments: tuple[str, ...], run_iretrace: RunIr
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@EACH
+def test_closed_streams(arguments: tuple[str, ...], run_iretrace: RunIretrace) -> None:
+    """As of a daemon: the status is what it would be, and nothing takes the place of the streams."""
+
+    def status(redirections: str) -> int:
+        shell = ["sh", "-c", f'"$@" {redirections}', "sh", *run_iretrace.command(*arguments)]
+        return subprocess.run(shell, env=run_iretrace.environment(), capture_output=True, check=False).returncode
+
+    assert status("<&- >&- 2>&-") == status("")
+
+
+def test_an_encoding_without_our_characters(run_iretrace: RunIretrace) -> None:
+    """They are spelled otherwise."""
+    latin = {"PYTHONIOENCODING": "latin-1"}
+    assert "(s3://, gs://, ... by fsspec)" in run_iretrace("runs", "--help", env=latin).stdout
+    assert run_iretrace("query", SAMPLE, "SELECT 'a → b ▲ ☃' AS text", env=latin).stdout == "text\na -> b ^ ?\n"
+
+
+def test_a_file_name_that_is_no_text(tmp_path: Path, run_iretrace: RunIretrace) -> None:
+    """It is printed byte by byte as it is."""
+    path = os.fsencode(tmp_path) + b"/\xff.parquet"
+    Path(os.fsdecode(path)).write_bytes(Path(SAMPLE).read_bytes())
+    done = subprocess.run(
+        [*run_iretrace.command("replay"), path], env=run_iretrace.environment(), capture_output=True, check=True
+    )
+    assert done.stdout.startswith(path + b": ")
+
+
+def test_no_arguments_show_the_help(run_iretrace: RunIretrace) -> None:
+    """Line by line, as --help does, but nothing was done."""
+    done = run_iretrace(check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == run_iretrace("--help").stdout.splitlines()
+
+
+def test_a_device_is_no_output(tmp_path: Path, run_iretrace: RunIretrace) -> None:
+    """A file is renamed into place, which would replace /dev/null itself."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    done = run_iretrace("report", SAMPLE, "--force", "-o", str(pipe), check=False)
+    assert done.returncode == 2
+    assert done.stderr == f"iretrace: {pipe}: is a device, a pipe or a socket; expected the name of an ordinary file\n"
+    assert pipe.is_fifo()
+
+
 def test_a_name_that_would_be_standard_output(tmp_path: Path, run_iretrace: RunIretrace) -> None:
     """``-o -`` does not make a file that is called so."""
     done = run_iretrace("export", SAMPLE, "--format", "csv", "-o", "-", check=False)
