@@ -71,6 +71,11 @@ class Study:
         return frames.hazards(self.result.policies[0])
 
     @property
+    def only_counted(self) -> bool:
+        """Whether the kernel counted and kept no events (``collect --aggregate``): no depths, no course over time."""
+        return bool(self.by_vector["returns"].any()) and not self.counts.depths.any()
+
+    @property
     def duration_s(self) -> float | None:
         """Length of the recording: the window, or from the first to the last return; ``None``: not known."""
         cycles = self.footer.duration_cycles()

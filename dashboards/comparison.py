@@ -86,7 +86,7 @@ def frame_of(found: Sequence[Difference]) -> pd.DataFrame:
 
 
 def differences(frame: pd.DataFrame, *, min_effect_pct: float) -> go.Figure:
-    """Changes with their intervals of 95 %, one row a measure.
+    """Changes with their intervals of 95 %, one row a measure; what lies beyond the axis is at its end, as a number.
 
     Args:
         frame: :func:`frame_of`, the rows to show.
@@ -101,18 +101,22 @@ def differences(frame: pd.DataFrame, *, min_effect_pct: float) -> go.Figure:
         if not here.any():
             continue
         rows = frame[here]
+        at, low, high = (rows[name].clip(-widest, widest) for name in ("change_pct", "low_pct", "high_pct"))
         traces.append(
             go.Scatter(
                 name=verdict,
-                mode="markers",
-                x=rows["change_pct"].clip(-widest, widest),
+                mode="markers+text",
+                x=at,
+                text=[numbers.change(pct) if abs(pct) > widest else "" for pct in rows["change_pct"]],
+                textposition=["middle left" if pct > 0 else "middle right" for pct in rows["change_pct"]],
+                cliponaxis=False,
                 y=[for_plotly(label) for label, shown in zip(labels, here, strict=True) if shown],
                 marker={"color": colour, "symbol": symbol, "size": 11, "line": {"width": 2, "color": colour}},
                 error_x={
                     "type": "data",
                     "symmetric": False,
-                    "array": (rows["high_pct"] - rows["change_pct"]).fillna(0),
-                    "arrayminus": (rows["change_pct"] - rows["low_pct"]).fillna(0),
+                    "array": (high - at).fillna(0),
+                    "arrayminus": (at - low).fillna(0),
                     "color": colour,
                     "thickness": 2.5 if verdict in {"worse", "better"} else 1,
                 },

@@ -27,8 +27,13 @@ def decisions(frame: pd.DataFrame, *, what: str = "the vector's returns") -> go.
             decisions.
         what: words for what a bar is a share of, for the axis.
     """
-    fred = frame["ERETS"].any() and not frame["RET"].any()
-    return _shares(frame, DECISIONS, "ERETS" if fred else "RET", what)
+    shown = fold(frame, MAX_BARS)
+    fred = shown["ERETS"].any() and not shown["RET"].any()
+    named = [
+        "ERETS" if fred or (erets and not ret) else "RET"
+        for erets, ret in zip(shown["ERETS"], shown["RET"], strict=True)
+    ]
+    return _shares(shown, DECISIONS, named, what)
 
 
 def targets(frame: pd.DataFrame) -> go.Figure:
@@ -37,14 +42,16 @@ def targets(frame: pd.DataFrame) -> go.Figure:
     Args:
         frame: :func:`iretrace.analysis.frames.by_vector`.
     """
-    return _shares(frame, TARGETS, "kernel", "the vector's returns")
-
-
-def _shares(frame: pd.DataFrame, styles: dict[str, Style], named: str, what: str) -> go.Figure:
     shown = fold(frame, MAX_BARS)
+    return _shares(shown, TARGETS, ["kernel"] * len(shown), "the vector's returns")
+
+
+def _shares(shown: pd.DataFrame, styles: dict[str, Style], named: list[str], what: str) -> go.Figure:
+    """Bars of shares; each one's label gives the share of the column that is named for it."""
     labels = [
-        f"{_bold(name)} · {numbers.short(n)}{numbers.THIN}returns, {numbers.share(part, n)} {named}"
-        for name, n, part in zip(shown["name"], shown["returns"], shown[named], strict=True)
+        f"{_bold(row['name'])} · {numbers.short(row['returns'])}{numbers.THIN}returns, "
+        f"{numbers.share(row[column], row['returns'])} {column}"
+        for row, column in zip(shown.to_dict("records"), named, strict=True)
     ]
     bars = [
         go.Bar(
@@ -245,9 +252,7 @@ def savings(frame: pd.DataFrame) -> go.Figure:
         },
         hovertemplate="%{x:,.3~s} cycles per second<extra></extra>",
     )
-    return _bars(
-        bars, rows=len(shown), x="projected saving (TSC cycles per second of recording)", xaxis_exponentformat="SI"
-    )
+    return _bars(bars, rows=len(shown), x="projected saving (TSC cycles a second)", xaxis_exponentformat="SI")
 
 
 def before_after(frame: pd.DataFrame, tsc_khz: float | None) -> go.Figure:
@@ -295,7 +300,7 @@ def _bars(*bars: go.Bar, rows: int, x: str, **layout: Any) -> go.Figure:  # noqa
     """Horizontal bars, the first row on top, each under its label: labels beside them leave no room on a phone."""
     labels = [
         {"text": label, "x": 0, "xref": "x domain", "xanchor": "left", "y": label, "yshift": _LABEL_PX}
-        | {"showarrow": False, "align": "left", "borderpad": 0}
+        | {"showarrow": False, "align": "left", "borderpad": 0, "font": {"size": 12}}
         for label in dict.fromkeys(label for bar in bars for label in bar.y)
     ]
     return figure(

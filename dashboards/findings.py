@@ -83,9 +83,9 @@ def repairs(study: Study) -> Section:
 def method(study: Study) -> Section:
     """How it was computed and how to do it again."""
     trace, policy = study.result.trace.path.name, study.policy.name
+    verbs = [("report", [])] if study.only_counted else [("replay", ["--json"]), ("report", [])]
     commands = "\n".join(
-        shlex.join(["iretrace", verb, clip(trace), "--policy", clip(policy), *more])
-        for verb, more in (("replay", ["--json"]), ("report", []))
+        shlex.join(["iretrace", verb, clip(trace), "--policy", clip(policy), *more]) for verb, more in verbs
     )
     return Section(
         id="method",

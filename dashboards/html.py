@@ -12,7 +12,7 @@ from typing import Final
 NARROW_SPACE: Final = "\u202f"
 """Holds a number to its unit (:mod:`iretrace.dashboards.numbers`)."""
 
-MAX_TEXT: Final = 200
+MAX_TEXT: Final = 400
 """Longer strings of a trace are cut: the report's size must not depend on what a file says."""
 
 _VOID: Final = frozenset({"meta", "br", "hr", "input", "col"})

@@ -54,6 +54,14 @@ def percent(value: float | None) -> str:
     return f"{shown}{THIN}%"
 
 
+def size(n_bytes: float) -> str:
+    """A size given in bytes."""
+    for unit, letter in (*_LARGE, (1e3, "k")):
+        if n_bytes >= unit * 0.9995:
+            return f"{_three(n_bytes / unit)}{THIN}{letter}B"
+    return f"{_three(n_bytes)}{THIN}B"
+
+
 def change(pct: float | None) -> str:
     """A relative change with its sign: ``-3.1 %``, ``+0.2 %``."""
     if pct is None or not math.isfinite(pct):

@@ -132,7 +132,8 @@ def _clock_error(study: Study) -> str:
 
 
 def _classes(footer: Footer) -> Safe:
-    if not footer.classes:
+    shown = sorted(footer.classes, key=lambda c: c.entry is None and c.exit is None)  # what no hook sees comes last
+    if not shown:
         return tag("p", "The trace does not say which classes of trap its hooks could see.")
     return join(
         tag(
@@ -144,7 +145,7 @@ def _classes(footer: Footer) -> Safe:
             ("Class", "Entry seen by", "Exit seen by", "Frame from", "What is missing"),
             (
                 (_named(c), c.entry or "nothing", c.exit or "nothing", c.frame or "nothing", c.lacks or "nothing")
-                for c in footer.classes
+                for c in shown
             ),
             "Classes of trap",
         ),

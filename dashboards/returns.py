@@ -141,8 +141,13 @@ def over_time(study: Study, page: Figures) -> Section:
     """Rates by vector."""
     frame = frames.rates(study.counts, study.tsc_khz)
     if frame.empty:
-        body: Safe = tag("p", "The TSC's frequency is not known, so there is no time axis.")
-        return Section(id="rates", title="Rates over time", body=body)
+        if study.only_counted:
+            why = "Counted without events: when they came was not kept, so there is no time axis."
+        elif study.tsc_khz is None:
+            why = "The TSC's frequency is not known, so there is no time axis."
+        else:
+            why = "There is no return to show."
+        return Section(id="rates", title="Rates over time", body=tag("p", why))
     width = numbers.duration_ns(float(frame["width_s"].iloc[0]) * 1e9)
     wide = frame.pivot_table(index="start_s", columns="name", values="per_s", sort=False).reset_index()
     shown = [Column("start_s", "From (s)", lambda s: f"{s:.6g}")]

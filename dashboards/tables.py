@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
 from iretrace.dashboards.html import Child, Safe, clip, join, tag
+from iretrace.dashboards.numbers import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +22,12 @@ _MAX_LISTED: Final = 100
 
 _WORDS: Final = 24
 """A longer text gets a column wide enough to read."""
+
+
+_NUMBER: Final = re.compile(r"[<>]?\s?[-+\u2212]?\d[\d.,\s]*([a-zA-Zµ%][a-zA-Z/]*|1/s)?")
+"""What :mod:`iretrace.dashboards.numbers` writes."""
+
+_NOT_NUMBERS: Final = frozenset({"", UNKNOWN, "unknown", "none found"})
 
 
 @dataclass(frozen=True)
@@ -55,24 +63,35 @@ def _cell(column: Column, value: Any) -> Safe:  # noqa: ANN401 - a frame's value
 
 
 def rows(headings: Sequence[str], body: Iterable[Sequence[Child]], caption: str) -> Safe:
-    """A table of rows of text; strings are clipped and escaped, and not all of very many rows are shown."""
-    listed: list[Safe] = []
+    """A table of rows of text; strings are clipped and escaped, and not all of very many rows are shown.
+
+    Columns of nothing but numbers, with or without a unit, are set flush right.
+    """
+    kept: list[list[str]] = []
     left = 0
     for row in body:
-        if len(listed) < _MAX_LISTED:
-            listed.append(tag("tr", *(_text_cell(c) for c in row)))
+        if len(kept) < _MAX_LISTED:
+            kept.append([cell if isinstance(cell, Safe) else clip(cell) for cell in row])
         else:
             left += 1
+    number = [_is_numeric([row[index] for row in kept]) for index in range(len(headings))]
+    listed = [tag("tr", *map(_text_cell, row, number)) for row in kept]
     if left:
         listed.append(tag("tr", tag("td", f"… and {left} more", colspan=len(headings))))
-    head = tag("tr", *(tag("th", heading, scope="col") for heading in headings))
+    head = tag(
+        "tr", *(tag("th", h, scope="col", class_="n" if n else None) for h, n in zip(headings, number, strict=True))
+    )
     table = tag("table", tag("caption", caption, class_="unseen"), tag("thead", head), tag("tbody", *listed))
     return scrolling(table, caption)
 
 
-def _text_cell(value: Child) -> Safe:
-    shown = value if isinstance(value, Safe) else clip(value)
-    return tag("td", shown, class_="words" if len(shown) > _WORDS else None)
+def _is_numeric(cells: Sequence[str]) -> bool:
+    numbers = [cell for cell in cells if cell not in _NOT_NUMBERS]
+    return bool(numbers) and all(_NUMBER.fullmatch(cell) and not isinstance(cell, Safe) for cell in numbers)
+
+
+def _text_cell(shown: str, number: bool) -> Safe:  # noqa: FBT001 - of two parallel lists
+    return tag("td", shown, class_="n" if number else "words" if len(shown) > _WORDS else None)
 
 
 def scrolling(table: Safe, label: str) -> Safe:

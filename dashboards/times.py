@@ -118,6 +118,9 @@ def _quantiles(study: Study, table: NDArray[Any], title: str) -> Safe:
 
 def nesting(study: Study, page: Figures) -> Section:
     """How deep traps nest."""
+    if study.only_counted:
+        why = "Counted without events: how deep traps nest was not kept."
+        return Section(id="nesting", title="How traps nest", body=tag("p", why))
     frame = frames.depths(study.counts)
     columns = [
         Column("depth", "Traps below", numbers.count),

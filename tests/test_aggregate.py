@@ -165,7 +165,13 @@ def test_a_run_of_counters_is_read_like_any(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     reported = runner.invoke(iretrace, ["report", str(base), "-o", str(page)])
     assert reported.exit_code == 0, reported.output
-    assert "timer" in page.read_text()
+    shown = page.read_text()
+    assert "timer" in shown
+    assert "when they came was not kept" in shown
+    assert "how deep traps nest was not kept" in shown
+    assert "frequency is not known" not in shown
+    assert "iretrace report base.parquet --policy rfc2014" in shown
+    assert "iretrace replay base" not in shown
     for verb in (["replay", str(base)], ["check", str(base)]):
         refused = runner.invoke(iretrace, verb)
         assert refused.exit_code == 2 or isinstance(refused.exception, NotATrace)

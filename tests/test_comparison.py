@@ -14,6 +14,7 @@ from iretrace.analysis.compare import Difference, Verdict, compare
 from iretrace.commands.report_ import command
 from iretrace.dashboards.comparison import Comparison, differences, frame_of, section
 from iretrace.dashboards.html import text
+from iretrace.dashboards.numbers import THIN
 from iretrace.dashboards.page import Figures
 from iretrace.store.summarize import summarize
 from iretrace.trace import open_trace
@@ -89,6 +90,16 @@ def test_the_figure_has_intervals_and_the_band() -> None:
     assert len({trace.marker.color for trace in figure.data}) == 3
     assert "(%)" in figure.layout.xaxis.title.text
     assert (figure.layout.shapes[0].x0, figure.layout.shapes[0].x1) == (-5.0, 5.0)
+
+
+def test_what_lies_beyond_the_axis_is_told() -> None:
+    """A change that the axis has no room for is at its end, with its number; its interval does not reach back."""
+    figure = differences(frame_of([difference("rate", "worse", 400.0, 40.0)]), min_effect_pct=5.0)
+    (trace,) = figure.data
+    assert trace.x[0] == figure.layout.xaxis.range[1]
+    assert (trace.error_x.array[0], trace.error_x.arrayminus[0]) == (0.0, 0.0)
+    assert trace.text[0].replace(THIN, " ") == "+400.0 %"
+    assert not any(one for each in differences(frame_of(FOUND[:3]), min_effect_pct=5.0).data for one in each.text)
 
 
 def test_a_run_against_itself_raises_nothing() -> None:

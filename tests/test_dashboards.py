@@ -61,6 +61,9 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> Study:
         (numbers.share(1, 0), "not known"),
         (numbers.change(-3.14), "\u22123.1 %"),
         (numbers.change(0.024), "+0.02 %"),
+        (numbers.size(12), "12 B"),
+        (numbers.size(12_328), "12.3 kB"),
+        (numbers.size(4_960_737), "4.96 MB"),
         (numbers.plural(1, "hazard"), "1 hazard"),
         (numbers.plural(2000, "hazard"), "2 000 hazards"),
     ],
@@ -205,6 +208,32 @@ def test_tables_of_text_are_bounded() -> None:
     shown = tables.rows(("A",), ((str(i),) for i in range(1000)), "T")
     assert shown.count("<tr>") == 102
     assert "and 900 more" in shown
+
+
+def test_columns_of_numbers_are_flush_right() -> None:
+    """A column of text in which one number stands is text, and what is not known does not make it text."""
+    body = [("#PF", f"{numbers.count(12345)}", "6", "1 MB", "not known"), ("timer", "8", "must use", "12 kB", "< 1 %")]
+    shown = tables.rows(("a", "b", "c", "d", "e"), body, "T")
+    assert [heading in shown for heading in ('<th scope="col">a<', '<th scope="col">c<')] == [True, True]
+    assert all(f'<th scope="col" class="n">{name}<' in shown for name in "bde")
+    assert '<td class="n">8</td>' in shown
+    assert "<td>must use</td>" in shown
+
+
+def test_a_bar_names_what_it_has() -> None:
+    """Of several policies side by side, each bar tells the share of its own cheaper return."""
+    frame = pd.DataFrame(
+        {
+            "name": ["rfc2014", "fred"],
+            "returns": [10, 10],
+            "RET": [4, 0],
+            "IRET": [6, 0],
+            "ERETS": [0, 4],
+            "ERETU": [0, 6],
+        }
+    )
+    shown = [one.text.replace(THIN, " ") for one in figures.decisions(frame, what="returns").layout.annotations]
+    assert shown == ["<b>rfc2014</b> · 10 returns, 40 % RET", "<b>fred</b> · 10 returns, 40 % ERETS"]
 
 
 @pytest.mark.parametrize("name", sorted(BUILT_IN))

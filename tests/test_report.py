@@ -170,6 +170,16 @@ def test_what_was_recorded(page: Page) -> None:
         assert expected in page.text, expected
 
 
+def test_classes_that_are_seen_come_first(tmp_path: Path) -> None:
+    """The table scrolls: what no hook sees is below."""
+    classes = [
+        TrapClass(name="#DE", vectors=[0], lacks="no hook"),
+        TrapClass(name="timer", vectors=[0xEC], entry="local_timer_entry", exit="local_timer_exit"),
+    ]
+    document = make(write_trace(tmp_path / "s.parquet", [event(1, "entry", 14)], Footer(classes=classes)))
+    assert document.index("<strong>timer</strong>") < document.index("<strong>#DE</strong>")
+
+
 def test_a_trace_without_losses_says_so(tmp_path: Path) -> None:
     """And warns of nothing."""
     document = make(write_sample(tmp_path / "s.parquet", losses=[]))

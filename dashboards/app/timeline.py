@@ -116,7 +116,7 @@ def _shown(state: State, row: pd.Series, job: Job, line: Timeline, choices: Safe
             tag("div", figure, data_at=view.start - line.start, data_cycles_per=f"{1 / scale!r}"),
             tag(
                 "p",
-                f"{told} ({numbers.count(line.trace.n_events)} events, {numbers.short(line.index.nbytes)}B in memory); "
+                f"{told} ({numbers.count(line.trace.n_events)} events, {numbers.size(line.index.nbytes)} in memory); "
                 f"this stretch was looked up in {numbers.duration_ns(took * 1e9)}.",
                 class_="quiet",
             ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from iretrace.commands.store_option import store_option
 from iretrace.errors import EXIT_OK
 
 if TYPE_CHECKING:
+    from iretrace.analysis.study import Study
     from iretrace.analysis.totals import Estimate, Totals
     from iretrace.dashboards.comparison import Comparison
     from iretrace.replay.policies import Policy
@@ -78,7 +80,7 @@ def command(  # noqa: PLR0913 - one parameter an option
     from iretrace.dashboards.report import report  # noqa: PLC0415
 
     if counted is not None:
-        studied = counted.study(chosen.name)
+        studied = _called(counted.study(chosen.name), trace)
     elif opened is not None:
         with progress("reading", opened.n_events) as advance:
             studied = study(opened, chosen, progress=advance)
@@ -92,6 +94,12 @@ def command(  # noqa: PLR0913 - one parameter an option
     else:
         click.echo(f"{target} written ({target.stat().st_size / 1e6:.1f} MB): open it in a browser")
     return EXIT_OK
+
+
+def _called(studied: Study, path: Path) -> Study:
+    """Counters are known by the name of their run; a report is about a file."""
+    result = studied.result
+    return replace(studied, result=replace(result, trace=replace(result.trace, path=path)))
 
 
 def _compared(trace: Path, base: str, store: str, policy: Policy, *, anyway: bool) -> Comparison:
