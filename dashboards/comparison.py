@@ -11,7 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from iretrace.analysis.measures import ALL, BY_NAME, name_of
-from iretrace.dashboards import numbers, tables
+from iretrace.dashboards import figures, numbers, tables
 from iretrace.dashboards.html import Safe, clip, for_plotly, join, tag
 from iretrace.dashboards.page import Section
 from iretrace.dashboards.theme import figure
@@ -40,7 +40,8 @@ _MEANING: Final = {
 
 MAX_CHANGED: Final = 24
 _WIDEST_PCT: Final = 150.0
-_ROW_PX: Final = 30
+_ROW_PX: Final = 38
+_LABEL_PX: Final = 15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +129,10 @@ def differences(frame: pd.DataFrame, *, min_effect_pct: float) -> go.Figure:
     return figure(
         *traces,
         height=120 + _ROW_PX * len(frame),
-        x="change of the new against the base (%), with its interval of 95 %",
+        x="change (%), with its interval of 95 %",
+        annotations=figures.above([for_plotly(label) for label in labels], _LABEL_PX),
+        yaxis_showticklabels=False,
+        yaxis_ticks="",
         xaxis_range=[-widest, widest],
         xaxis_zeroline=True,
         xaxis_zerolinecolor="#808080",

@@ -13,6 +13,8 @@ from iretrace.dashboards.html import for_plotly
 from iretrace.dashboards.theme import DECISIONS, NOW, OTHERS, PROJECTED, TARGETS, VECTORS, figure, fill
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from iretrace.dashboards.theme import Style
 
 MAX_BARS: Final = 12
@@ -298,11 +300,7 @@ def fold(frame: pd.DataFrame, limit: int) -> pd.DataFrame:
 
 def _bars(*bars: go.Bar, rows: int, x: str, **layout: Any) -> go.Figure:  # noqa: ANN401
     """Horizontal bars, the first row on top, each under its label: labels beside them leave no room on a phone."""
-    labels = [
-        {"text": label, "x": 0, "xref": "x domain", "xanchor": "left", "y": label, "yshift": _LABEL_PX}
-        | {"showarrow": False, "align": "left", "borderpad": 0, "font": {"size": 12}}
-        for label in dict.fromkeys(label for bar in bars for label in bar.y)
-    ]
+    labels = above(dict.fromkeys(label for bar in bars for label in bar.y), _LABEL_PX)
     return figure(
         *bars,
         height=100 + _ROW_PX * max(rows, 1),
@@ -320,6 +318,15 @@ def _bars(*bars: go.Bar, rows: int, x: str, **layout: Any) -> go.Figure:  # noqa
             **layout,
         },
     )
+
+
+def above(labels: Iterable[str], shift_px: int) -> list[dict[str, Any]]:
+    """Rows' labels over their rows, from the left."""
+    return [
+        {"text": label, "x": 0, "xref": "x domain", "xanchor": "left", "y": label, "yshift": shift_px}
+        | {"showarrow": False, "align": "left", "borderpad": 0, "font": {"size": 12}}
+        for label in labels
+    ]
 
 
 _ROW_PX: Final = 48

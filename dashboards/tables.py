@@ -27,6 +27,8 @@ _WORDS: Final = 24
 _NUMBER: Final = re.compile(r"[<>]?\s?[-+\u2212]?\d[\d.,\s]*([a-zA-Zµ%][a-zA-Z/]*|1/s)?")
 """What :mod:`iretrace.dashboards.numbers` writes."""
 
+_TAG: Final = re.compile("<[^>]*>")
+
 _NOT_NUMBERS: Final = frozenset({"", UNKNOWN, "unknown", "none found"})
 
 
@@ -91,7 +93,8 @@ def _is_numeric(cells: Sequence[str]) -> bool:
 
 
 def _text_cell(shown: str, number: bool) -> Safe:  # noqa: FBT001 - of two parallel lists
-    return tag("td", shown, class_="n" if number else "words" if len(shown) > _WORDS else None)
+    length = len(_TAG.sub("", shown))
+    return tag("td", shown, class_="n" if number else "words" if length > _WORDS else None)
 
 
 def scrolling(table: Safe, label: str) -> Safe:
