@@ -7,7 +7,7 @@ import pytest
 
 from iretrace.collect.live import Snapshot
 from iretrace.commands.top_ import document, table
-from iretrace.console import wide_console
+from iretrace.console import print_table
 from iretrace.replay.contexts import N_SLOTS
 
 PF, TIMER = 14, 0xEC
@@ -56,7 +56,7 @@ def test_what_is_not_known_is_null() -> None:
 
 def test_the_table_tells_losses_and_unknowns(capsys: pytest.CaptureFixture[str]) -> None:
     """Losses stand in the heading, and why nothing is known of the saving below."""
-    wide_console().print(table(snapshot(saved=None, lost=12), "rfc2014"))
+    print_table(table(snapshot(saved=None, lost=12), "rfc2014"))
     out = capsys.readouterr().out
     assert "LOST 12: ring-full" in out
     assert "no cost is known" in out

@@ -197,6 +197,7 @@ def _print(results: list[_Result], tsc_khz: float) -> None:
     from rich.table import Table  # noqa: PLC0415
 
     from iretrace.collect.calibrate import BY_NAME, check_machine  # noqa: PLC0415
+    from iretrace.console import print_table, say  # noqa: PLC0415
     from iretrace.replay import costs  # noqa: PLC0415
 
     footer = _footer(results[0])
@@ -211,8 +212,7 @@ def _print(results: list[_Result], tsc_khz: float) -> None:
         noted = ", ".join(f"{name} {said}" for name, said in result.conditions.items())
         click.echo(f"CPU {result.cpu} {result.core_type}".rstrip() + (f": {noted}" if noted else ""))
         click.echo(f"core cycles: {f'{core:.3f} a TSC cycle' if core else result.core_clock.lacks}")
-        console = Console()
-        wide = console.width >= _WIDE
+        wide = Console().width >= _WIDE
         table = Table(box=None, pad_edge=False)
         table.add_column("path", no_wrap=True)
         for heading in ("TSC cycles", "interval", *(["core cycles"] if core else []), "batches"):
@@ -230,10 +230,11 @@ def _print(results: list[_Result], tsc_khz: float) -> None:
                 *([BY_NAME[cost.path].doc] if wide else []),
             )
         click.echo()
-        console.print(table)
+        print_table(table)
         for path, reason in check_machine().items():
             click.echo(f"{path}: not timed, {reason}")
-        click.echo(f"\n{costs.describe(_footer(result))}")
+        click.echo()
+        say(costs.describe(_footer(result)))
         if result.timed.unstable:
             click.echo(
                 "Some paths' repeated runs disagree beyond their intervals: something else uses this core. "

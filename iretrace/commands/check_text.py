@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from iretrace import losses
-from iretrace.console import duration, share
+from iretrace.console import duration, say, share, text_width
 from iretrace.replay import assumptions
 from iretrace.replay.claims import IST_LIST
 from iretrace.replay.examples import TARGETS
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from iretrace.replay.examples import Moment
     from iretrace.replay.observe import Finding
 
-WIDTH: Final = 100
 HOST_IST: Final = "rfc2014-host-ist"
 
 _HAZARD_DOCS: Final = {hazard.name: hazard.doc for hazard in HAZARDS}
@@ -33,7 +32,7 @@ _HAZARD_DOCS: Final = {hazard.name: hazard.doc for hazard in HAZARDS}
 def show(found: Check) -> None:
     """Print it."""
     reasons = list(_reasons(found))
-    click.echo(f"{found.trace.path}: " + ("fine" if found.ok else "found: " + ", ".join(reasons)))
+    say(f"{found.trace.path}: " + ("fine" if found.ok else "found: " + ", ".join(reasons)))
     _show_losses(found)
     _show_repairs(found)
     for policy in found.policies:
@@ -44,7 +43,7 @@ def show(found: Check) -> None:
         _wrapped("note: ", note)
     click.echo("\nnext:")
     for step in _next(found):
-        click.echo(f"  {step}")
+        say(f"  {step}", "    ")
 
 
 def _reasons(found: Check) -> Iterator[str]:
@@ -103,10 +102,11 @@ def _show_assumptions(found: Check) -> None:
     for finding in found.findings:
         by_outcome[finding.outcome].append(finding)
     parts = [f"{len(findings)} {outcome}" for outcome, findings in by_outcome.items() if findings]
-    click.echo("\nassumptions of the mail: " + ", ".join(parts or ["none checked"]))
+    click.echo()
+    say("assumptions of the mail: " + ", ".join(parts or ["none checked"]))
     for finding in by_outcome["violated"]:
         of = _count(finding.observed, "gate" if finding.claim.name == IST_LIST else "return")
-        click.echo(f"  {finding.claim.name}: violated by {finding.violations:,} of {of}")
+        _wrapped(f"  {finding.claim.name}: ", f"violated by {finding.violations:,} of {of}")
         _wrapped("    ", f'"{finding.claim.sentence}"')
         _wrapped("    ", finding.why)
         _show_examples(found, finding.examples)
@@ -161,5 +161,6 @@ def _count(number: int, one: str, many: str = "") -> str:
 
 def _wrapped(label: str, text: str) -> None:
     indent = " " * (len(label) - len(label.lstrip()) + 2)
-    for line in textwrap.wrap(text, WIDTH, initial_indent=label, subsequent_indent=indent, break_on_hyphens=False):
+    width = max(text_width(), 2 * len(indent) + 1)
+    for line in textwrap.wrap(text, width, initial_indent=label, subsequent_indent=indent, break_on_hyphens=False):
         click.echo(line)

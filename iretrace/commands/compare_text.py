@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from iretrace.analysis.measures import BY_NAME, name_of
-from iretrace.console import wide_console
+from iretrace.console import print_table, say
 
 if TYPE_CHECKING:
     from iretrace.analysis.compare import Difference
@@ -35,9 +35,9 @@ def table(  # noqa: PLR0913 - the parts of one page
     for label, side in zip(("base", "new "), sides, strict=True):
         click.echo(f"  {label} {_side(side)}")
     for text in against:
-        click.echo(f"  not comparable: {text}")
+        say(f"  not comparable: {text}", "    ")
     for text in notes:
-        click.echo(f"  note: {text}")
+        say(f"  note: {text}", "    ")
     if not found:
         return
     shown = [one for one in found if everything or one.verdict in ("worse", "better")]
@@ -50,8 +50,9 @@ def table(  # noqa: PLR0913 - the parts of one page
         for one in shown:
             rich.add_row(*_cells(one), style=colours.get(one.verdict))
         click.echo()
-        wide_console().print(rich)
-    click.echo(f"\n{_foot(found, policy, min_effect, everything=everything)}")
+        print_table(rich)
+    click.echo()
+    say(_foot(found, policy, min_effect, everything=everything))
 
 
 def markdown(  # noqa: PLR0913
@@ -134,7 +135,7 @@ def _value(value: float, unit: str) -> str:
 
 
 def _pct(value: float) -> str:
-    return f"{value:+.1f} %" if abs(value) < 1000 else f"{value:+.3g} %"
+    return f"{value:+.1f} %" if abs(value) < 1000 else f"{value:+,.0f} %"
 
 
 def _foot(found: list[Difference], policy: str, min_effect: float, *, everything: bool) -> str:

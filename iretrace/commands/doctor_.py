@@ -72,7 +72,7 @@ def _print(found: Examination) -> None:
         return
     from rich.table import Table  # noqa: PLC0415
 
-    from iretrace.console import wide_console  # noqa: PLC0415
+    from iretrace.console import print_table, say  # noqa: PLC0415
 
     table = Table(title="What each class of trap shows on this kernel", title_justify="left", box=None, pad_edge=False)
     for heading in ("class", "vector", "entry by", "exit", "frame", "lacks"):
@@ -89,12 +89,14 @@ def _print(found: Examination) -> None:
             item.lacks,
         )
     click.echo()
-    wide_console().print(table)
+    print_table(table, wraps=True)
     if any(item.unproven for item in seen):
-        click.echo("\n?: attached, but not seen to run yet; a class that cannot be provoked harmlessly stays unproven.")
+        click.echo()
+        say("?: attached, but not seen to run yet; a class that cannot be provoked harmlessly stays unproven.")
     for reason, names in _passed_over(seen).items():
-        click.echo(f"No better way here for {', '.join(names)}: {reason}")
+        say(f"No better way here for {', '.join(names)}: {reason}")
     unseen = [item.name for item in found.classes if not item.entry]
     if unseen:
-        click.echo(f"\nHandled by this kernel, but shown by no hook: {', '.join(unseen)}")
+        click.echo()
+        say(f"Handled by this kernel, but shown by no hook: {', '.join(unseen)}")
     click.echo("\nRecord with: sudo iretrace collect -d 10")

@@ -42,9 +42,7 @@ def list_policies(*, as_json: bool) -> int:
     if as_json:
         _print_json([{"policy": p.name, "doc": p.doc, "rules": list(p.rules)} for p in built_in().values()], "policies")
         return EXIT_OK
-    formatter = click.HelpFormatter(width=100)
-    formatter.write_dl([(policy.name, policy.doc) for policy in built_in().values()])
-    click.echo(formatter.getvalue(), nl=False)
+    _list([(policy.name, policy.doc) for policy in built_in().values()])
     return EXIT_OK
 
 
@@ -99,15 +97,15 @@ def _as_json(row: FoldedRow) -> dict[str, object]:
 def _show(policy: Policy, table: Table, rows: list[FoldedRow], ist: frozenset[int], whence: str) -> None:
     from rich.table import Table as Grid  # noqa: PLC0415
 
-    from iretrace.console import wide_console  # noqa: PLC0415
+    from iretrace.console import print_table, say  # noqa: PLC0415
     from iretrace.replay.folding import slots_text  # noqa: PLC0415
     from iretrace.replay.tables import depends_on_ist  # noqa: PLC0415
 
-    click.echo(f"{policy.name}: {policy.doc}")
+    say(f"{policy.name}: {policy.doc}")
     if depends_on_ist(policy):
-        click.echo(f"IST stacks: {_vectors(ist)} ({whence})")
+        say(f"IST stacks: {_vectors(ist)} ({whence})")
     if policy.counter.up:
-        click.echo(_counter(policy.counter))
+        say(_counter(policy.counter))
     grid = Grid(box=None, pad_edge=False)
     for heading in ("rule", "returning from", "where", "choice"):
         grid.add_column(heading, no_wrap=heading in ("rule", "choice"))
@@ -115,12 +113,18 @@ def _show(policy: Policy, table: Table, rows: list[FoldedRow], ist: frozenset[in
         where = ", ".join(name if holds else f"not {name}" for name, holds in row.conditions.items())
         grid.add_row(row.rule, slots_text(row.slots), where or "always", row.choice.name)
     click.echo()
-    wide_console().print(grid)
+    print_table(grid, wraps=True)
     if policy.sources:
         click.echo("\nSources, in the order in which the rules are asked:")
-        formatter = click.HelpFormatter(width=100)
-        formatter.write_dl(list(zip(table.rules, policy.sources, strict=True)))
-        click.echo(formatter.getvalue(), nl=False)
+        _list(list(zip(table.rules, policy.sources, strict=True)))
+
+
+def _list(items: list[tuple[str, str]]) -> None:
+    from iretrace.console import text_width  # noqa: PLC0415
+
+    formatter = click.HelpFormatter(width=text_width())
+    formatter.write_dl(items)
+    click.echo(formatter.getvalue(), nl=False)
 
 
 def _counter(counter: NestCounter) -> str:

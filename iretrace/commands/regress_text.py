@@ -9,7 +9,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from iretrace.console import wide_console
+from iretrace.console import print_table, say
 
 if TYPE_CHECKING:
     from iretrace.analysis.changepoints import Options
@@ -23,13 +23,16 @@ def show(series: list[Series], changes: list[list[Change]], remarks: list[str], 
     counted = sum(one.counts for one in flat)
     short = sum(len(one.values) < 2 * options.min_segment for one in series)
     longest = max((len(one.values) for one in series), default=0)
-    verdict = f"{counted} {'change counts' if counted == 1 else 'changes count'}" if counted else "nothing got worse"
+    verdict = "nothing can be told" if series and short == len(series) else "nothing got worse"
+    if counted:
+        verdict = f"{counted} {'change counts' if counted == 1 else 'changes count'}"
     click.echo(f"{verdict}: {len(series)} series of up to {longest} runs, {len(flat)} changes in all")
     for text in remarks:
-        click.echo(f"  note: {text}")
+        say(f"  note: {text}", "    ")
     if short:
-        click.echo(
-            f"  note: {short} series are shorter than {2 * options.min_segment} runs: nothing can be told of them"
+        say(
+            f"  note: {short} series are shorter than {2 * options.min_segment} runs: nothing can be told of them",
+            "    ",
         )
     if not flat:
         return
@@ -43,7 +46,7 @@ def show(series: list[Series], changes: list[list[Change]], remarks: list[str], 
     for one in flat:
         table.add_row(*(escape(cell) for cell in _cells(one)), style="red" if one.counts else None)
     click.echo()
-    wide_console().print(table)
+    print_table(table)
 
 
 def _cells(change: Change) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -108,15 +108,15 @@ def _print_json(outcomes: Outcomes, sums: Sequence[SavedSum]) -> int:
 def _print_table(outcomes: Outcomes, sums: Sequence[SavedSum]) -> int:
     from rich.table import Table  # noqa: PLC0415 - rich is for terminals
 
-    from iretrace.console import share, wide_console  # noqa: PLC0415
+    from iretrace.console import print_table  # noqa: PLC0415
 
     table = Table(box=None, pad_edge=False)
     table.add_column("trace")
     table.add_column("policy")
-    for heading in ("returns", "not IRET", "share", "saved", "hazards", "lost"):
+    for heading in ("returns", "not IRET", "share", "saved cycles", "hazards", "lost"):
         table.add_column(heading, justify="right", no_wrap=True)
     done = failed = 0
-    totals: dict[str, list[int]] = {}
+    totals: dict[str, list[_Line]] = {}
     savings: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for outcome in outcomes:
         if outcome.value is None:
@@ -126,31 +126,59 @@ def _print_table(outcomes: Outcomes, sums: Sequence[SavedSum]) -> int:
         if sums:
             _add(outcome.value, sums)
         for policy in outcome.value["policies"]:
-            returns, other, *cells = _line(outcome.value["trace"], policy)
-            total = totals.setdefault(policy["policy"], [0, 0])
-            total[0] += returns
-            total[1] += other
-            table.add_row(outcome.name, policy["policy"], f"{returns:,}", f"{other:,}", *cells)
+            line = _line(outcome.value["trace"], policy)
+            totals.setdefault(policy["policy"], []).append(line)
+            table.add_row(outcome.name, policy["policy"], *_cells(line))
             if sums:
                 savings.setdefault(policy["policy"], []).append((outcome.name, policy["savings"]["total"]))
-    for name, (returns, other) in totals.items():
-        table.add_row(f"all {done}", name, f"{returns:,}", f"{other:,}", share(other, returns), "", "", "")
+    for name, lines in totals.items():
+        table.add_row(f"all {done}", name, *_cells(_sum(lines)))
     if done:
-        wide_console().print(table)
+        print_table(table)
         _show_sums(sums, savings)
     if failed:
         click.echo(f"{failed} of {done + failed} could not be replayed", err=True)
     return failed
 
 
-def _line(trace: dict[str, Any], policy: dict[str, Any]) -> tuple[int, int, str, str, str, str]:
-    """Returns, those that are not IRET, and the other cells of a trace's line under a policy."""
+class _Line(NamedTuple):
+    """A trace under a policy; ``saved`` is ``None`` where no cost is known."""
+
+    returns: int
+    other: int
+    saved: float | None
+    hazards: int
+    lost: int
+
+
+def _line(trace: dict[str, Any], policy: dict[str, Any]) -> _Line:
+    return _Line(
+        returns=policy["returns"],
+        other=policy["returns"] - policy["iret"],
+        saved=policy["saved_cycles"],
+        hazards=sum(policy["hazards"].values()),
+        lost=sum(loss["count"] for loss in trace["losses"]),
+    )
+
+
+def _sum(lines: Sequence[_Line]) -> _Line:
+    """Of all traces; a saving that is not known of one of them is not known of all."""
+    known = [line.saved for line in lines if line.saved is not None]
+    return _Line(
+        returns=sum(line.returns for line in lines),
+        other=sum(line.other for line in lines),
+        saved=sum(known) if len(known) == len(lines) else None,
+        hazards=sum(line.hazards for line in lines),
+        lost=sum(line.lost for line in lines),
+    )
+
+
+def _cells(line: _Line) -> list[str]:
     from iretrace.console import cycles, share  # noqa: PLC0415
 
-    returns, other = policy["returns"], policy["returns"] - policy["iret"]
-    saved = "-" if policy["saved_cycles"] is None else cycles(policy["saved_cycles"])
-    lost = sum(loss["count"] for loss in trace["losses"])
-    return returns, other, share(other, returns), saved, f"{sum(policy['hazards'].values()):,}", f"{lost:,}"
+    saved = "unknown" if line.saved is None else cycles(line.saved)
+    counts = (f"{line.returns:,}", f"{line.other:,}", share(line.other, line.returns))
+    return [*counts, saved, f"{line.hazards:,}", f"{line.lost:,}"]
 
 
 def _show_sums(sums: Sequence[SavedSum], savings: dict[str, list[tuple[str, dict[str, Any]]]]) -> None:

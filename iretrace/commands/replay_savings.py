@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from iretrace.console import cycles, duration, wide_console
+from iretrace.console import cycles, duration, print_table, say, three
 from iretrace.processes import ARROW, IDLE
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def show_savings(found: Saved, names: Sequence[str]) -> None:
     from rich.table import Table  # noqa: PLC0415 - rich is for terminals
     from rich.text import Text  # noqa: PLC0415
 
-    console = wide_console()
+    from iretrace.analysis.histogram import RELATIVE_ERROR  # noqa: PLC0415
+
     for name, savings in documents(found, names).items():
         total = savings["total"]
         click.echo(f"\nsavings of {name}:")
@@ -47,10 +48,10 @@ def show_savings(found: Saved, names: Sequence[str]) -> None:
             click.echo(f"  {total['reason']}")
         if total["saved_cycles"] is None:
             continue
-        click.echo(f"  {_interval(total)}")
+        say(f"  {_interval(total)}", "    ")
         table = Table(box=None, pad_edge=False)
         table.add_column("of")
-        for heading in ("returns", "RET", "saved", "of CPU time"):
+        for heading in ("returns", "RET", "saved cycles", "of CPU time"):
             table.add_column(heading, justify="right")
         rows = [(f"CPU {row['cpu']}", row) for row in savings["by_cpu"]]
         rows += [(_command(row), row) for row in savings["by_comm"][:_SHOWN]]
@@ -58,7 +59,7 @@ def show_savings(found: Saved, names: Sequence[str]) -> None:
         for label, row in rows:
             saved = (_cycles(row["saved_cycles"]), _share(row["share_pct"]))
             table.add_row(Text(label), f"{row['returns']:,}", f"{row['RET']:,}", *saved)
-        console.print(table)
+        print_table(table)
         latency = Table(box=None, pad_edge=False)
         latency.add_column("latency in TSC cycles")
         for heading in ("traps", "p50", "after", "p99", "after", "saved on average"):
@@ -72,7 +73,8 @@ def show_savings(found: Saved, names: Sequence[str]) -> None:
                 row["saved_mean_cycles"],
             )
             latency.add_row(row["name"], f"{row['traps']:,}", *map(_cycles, values))
-        console.print(latency)
+        print_table(latency)
+        say(f"(percentiles are right within {100 * RELATIVE_ERROR:.1f} %: a smaller saving shows in the average alone)")
 
 
 def show_sum(total: dict[str, Any], traces: Sequence[tuple[str, dict[str, Any]]]) -> None:
@@ -91,27 +93,26 @@ def show_sum(total: dict[str, Any], traces: Sequence[tuple[str, dict[str, Any]]]
     if total["saved_cycles"] is None:
         return
     time = "" if total["saved_ns"] is None else f"; {duration(total['saved_ns'])} of CPU time"
-    part = "" if total["share_pct"] is None else f", {total['share_pct']:.3g} % of what was recorded"
-    click.echo(f"  {_interval(total)}{time}{part}")
-    console = wide_console()
+    part = "" if total["share_pct"] is None else f", {three(total['share_pct'])} % of what was recorded"
+    say(f"  {_interval(total)}{time}{part}", "    ")
     table = Table(box=None, pad_edge=False)
     table.add_column("trace")
-    for heading in ("returns", "RET", "saved", "by the cost's interval", "with the load's", "of CPU time"):
+    for heading in ("returns", "RET", "saved cycles", "by the cost's interval", "with the load's", "of CPU time"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, row in traces:
         ends = [_range(row["cost_low_cycles"], row["cost_high_cycles"]), _range(row["low_cycles"], row["high_cycles"])]
         saved = [_cycles(row["saved_cycles"]), *ends, _share(row["share_pct"])]
         table.add_row(Text(name), f"{row['returns']:,}", f"{row['RET']:,}", *saved)
-    console.print(table)
+    print_table(table)
     commands = Table(box=None, pad_edge=False)
     commands.add_column("command")
-    for heading in ("traces", "returns", "RET", "saved", "CPU time"):
+    for heading in ("traces", "returns", "RET", "saved cycles", "CPU time"):
         commands.add_column(heading, justify="right")
     for row in total["by_comm"][:_SHOWN]:
         time = "unknown" if row["saved_ns"] is None else duration(row["saved_ns"])
         counts = [f"{row[name]:,}" for name in ("traces", "returns", "RET")]
         commands.add_row(Text(_called(row)), *counts, _cycles(row["saved_cycles"]), time)
-    console.print(commands)
+    print_table(commands)
 
 
 def _interval(total: dict[str, Any]) -> str:
@@ -132,7 +133,7 @@ def _range(low: float | None, high: float | None) -> str:
 
 
 def _share(pct: float | None) -> str:
-    return "unknown" if pct is None else f"{pct:.3g} %"
+    return "unknown" if pct is None else f"{three(pct)} %"
 
 
 def _called(row: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ import click
 from rich.table import Table
 
 from iretrace import losses
-from iretrace.console import cycles, duration, share, wide_console
+from iretrace.console import cycles, duration, print_table, say, share, three
 from iretrace.replay import costs
 from iretrace.replay.hazards import HAZARDS
 from iretrace.replay.policies import Choice
@@ -16,8 +16,6 @@ from iretrace.replay.summary import summarize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from rich.console import Console
 
     from iretrace.footer import Footer
     from iretrace.replay.run import Result
@@ -37,13 +35,14 @@ _MEANING = {hazard.name: hazard.doc for hazard in HAZARDS}
 
 def show(result: Result) -> None:
     """Print a replay: the trace and its losses, then every policy."""
-    console = wide_console()
     _show_trace(result.trace)
     summaries = summarize(result)
     for summary, counts in zip(summaries, result.policies, strict=True):
-        click.echo(f"\n{summary.policy}: {counts.table.policy.doc}\n")
-        _show_vectors(console, summary)
-        _show_rules(console, summary)
+        click.echo()
+        say(f"{summary.policy}: {counts.table.policy.doc}")
+        click.echo()
+        _show_vectors(summary)
+        _show_rules(summary)
         _show_saving(summary, result.trace.footer)
         _show_hazards(summary)
     click.echo()
@@ -51,10 +50,10 @@ def show(result: Result) -> None:
     total = summaries[0].returns
     click.echo("pairing: nothing had to be made up for" if not unpaired else "pairing:")
     for name, count in unpaired.items():
-        click.echo(f"  {name} {count:,} ({share(count, total)} of returns): {_REPAIRS[name]}")
-    click.echo(costs.describe(result.trace.footer))
+        say(f"  {name} {count:,} ({share(count, total)} of returns): {_REPAIRS[name]}", "    ")
+    say(costs.describe(result.trace.footer))
     for note in result.notes:
-        click.echo(f"note: {note}")
+        say(f"note: {note}")
 
 
 def _show_trace(trace: Trace) -> None:
@@ -66,7 +65,7 @@ def _show_trace(trace: Trace) -> None:
     if footer.cpu.online:
         facts.append(f"{len(footer.cpu.online)} CPUs")
     facts += [fact for fact in (footer.cpu.name, f"Linux {footer.host.kernel}" if footer.host.kernel else "") if fact]
-    click.echo(f"{trace.path}: {', '.join(facts)}")
+    say(f"{trace.path}: {', '.join(facts)}")
     by_cause: dict[str, int] = {}
     for loss in footer.losses:
         by_cause[loss.cause] = by_cause.get(loss.cause, 0) + loss.count
@@ -74,10 +73,10 @@ def _show_trace(trace: Trace) -> None:
         click.echo("losses: none recorded")
     for cause, count in by_cause.items():
         known = losses.BY_NAME[cause]
-        click.echo(f"LOSS {cause}: {count:,} ({known.severity}). {known.doc} Remedy: {known.remedy}.")
+        say(f"LOSS {cause}: {count:,} ({known.severity}). {known.doc} Remedy: {known.remedy}.")
 
 
-def _show_vectors(console: Console, summary: PolicySummary) -> None:
+def _show_vectors(summary: PolicySummary) -> None:
     used = [choice for choice in Choice if choice <= Choice.IRET or summary.choices[choice]]
     if summary.choices[Choice.ERETS] or summary.choices[Choice.ERETU]:
         used = [choice for choice in used if summary.choices[choice]]
@@ -88,7 +87,7 @@ def _show_vectors(console: Console, summary: PolicySummary) -> None:
     numbers += [(choice.name, f"{summary.choices[choice]:,}") for choice in used]
     numbers.append(("share", share(summary.choices[main], summary.returns)))
     if summary.saved is not None:
-        numbers.append(("saved", cycles(summary.saved.cycles)))
+        numbers.append(("saved cycles", cycles(summary.saved.cycles)))
     for heading, total in numbers:
         table.add_column(heading, total, justify="right", no_wrap=True)
     for row in summary.by_vector:
@@ -97,10 +96,10 @@ def _show_vectors(console: Console, summary: PolicySummary) -> None:
         if row.saved_cycles is not None:
             cells.append(cycles(row.saved_cycles))
         table.add_row(row.name, *cells)
-    console.print(table)
+    print_table(table)
 
 
-def _show_rules(console: Console, summary: PolicySummary) -> None:
+def _show_rules(summary: PolicySummary) -> None:
     if len(summary.by_rule) == 1:
         return
     table = Table(box=None, pad_edge=False)
@@ -110,7 +109,7 @@ def _show_rules(console: Console, summary: PolicySummary) -> None:
     for rule, count in summary.by_rule.items():
         table.add_row(rule, f"{count:,}", share(count, summary.returns))
     click.echo()
-    console.print(table)
+    print_table(table)
 
 
 def _show_saving(summary: PolicySummary, footer: Footer) -> None:
@@ -122,7 +121,7 @@ def _show_saving(summary: PolicySummary, footer: Footer) -> None:
         fred = summary.choices[Choice.ERETS] or summary.choices[Choice.ERETU]
         click.echo("saved: not known" + (" (no cost of ERETS and ERETU is known)" if fred else ""))
         return
-    click.echo(f"saved: {_between(saved, 1, cycles)} TSC cycles" + _scaled(saved, footer))
+    say(f"saved: {_between(saved, 1, cycles)} TSC cycles" + _scaled(saved, footer))
 
 
 def _scaled(saved: Saved, footer: Footer) -> str:
@@ -130,7 +129,7 @@ def _scaled(saved: Saved, footer: Footer) -> str:
     if saved.ns is not None and saved.cycles:
         text += f"; {duration(saved.ns)} of CPU time"
     if saved.cpu_pct is not None and saved.cycles:
-        pct = _between(saved, saved.cpu_pct / saved.cycles, lambda value: f"{value:.3g}")
+        pct = _between(saved, saved.cpu_pct / saved.cycles, three)
         text += f"; {pct} % of the time of {len(footer.cpu.online)} CPUs"
     return text
 
@@ -143,6 +142,6 @@ def _show_hazards(summary: PolicySummary) -> None:
     found = {name: count for name, count in summary.hazards.items() if count}
     click.echo("hazards: none" if not found else "hazards:")
     for name, count in found.items():
-        click.echo(f"  {name} {count:,}: {_MEANING[name]}")
+        say(f"  {name} {count:,}: {_MEANING[name]}", "    ")
         for example in summary.examples[name]:
-            click.echo(f"    first at TSC {example.tsc} on CPU {example.cpu}: {example.context}")
+            say(f"    first at TSC {example.tsc} on CPU {example.cpu}: {example.context}", "      ")

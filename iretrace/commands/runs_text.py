@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from iretrace import losses
-from iretrace.console import cycles, duration, wide_console
+from iretrace.console import cycles, duration, print_table
 
 if TYPE_CHECKING:
     from iretrace.store import Run, Unreadable
@@ -36,7 +36,7 @@ def print_list(where: str, runs: list[dict[str, Any]], bad: list[Unreadable]) ->
                 f"{row['returns']:,}",
                 _lost(row),
             )
-        wide_console().print(table)
+        print_table(table)
     click.echo(f"{where}: {len(runs):,} {'run' if len(runs) == 1 else 'runs'}")
     for one in bad:
         click.echo(f"{one.name}: cannot be read: {one.reason}", err=True)
@@ -87,7 +87,7 @@ def _show_policies(run: Run, metrics: list[dict[str, Any]]) -> None:
             saved = (_cycles(row["saved_cycles"]), _cycles(row["saved_per_s_cycles"]))
             table.add_row(escape(row["policy"]), *numbers, *saved, found or "none")
     click.echo()
-    wide_console().print(table)
+    print_table(table)
 
 
 def _show_vectors(metrics: list[dict[str, Any]], policy: str) -> None:
@@ -111,7 +111,7 @@ def _show_vectors(metrics: list[dict[str, Any]], policy: str) -> None:
             _cycles(of.get("saved_cycles", math.nan)),
         )
     click.echo(f"\nby vector, RET and saving under {policy}, times in TSC cycles:")
-    wide_console().print(table)
+    print_table(table)
 
 
 def _cycles(value: float) -> str:

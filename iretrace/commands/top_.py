@@ -59,9 +59,9 @@ def command(*, name: str, interval: float, updates: int | None, only: tuple[str,
         watch(options, lambda snapshot: click.echo(json.dumps(document(snapshot, name))))
         return EXIT_OK
     if not sys.stdout.isatty():
-        from iretrace.console import wide_console  # noqa: PLC0415
+        from iretrace.console import print_table  # noqa: PLC0415
 
-        watch(options, lambda snapshot: wide_console().print(table(snapshot, name)))
+        watch(options, lambda snapshot: print_table(table(snapshot, name)))
         return EXIT_OK
     from rich.console import Console  # noqa: PLC0415 - rich is for terminals
     from rich.live import Live  # noqa: PLC0415
@@ -129,9 +129,9 @@ def table(snapshot: Snapshot, policy: str) -> Table:
         caption=None if snapshot.saved_cycles is not None else snapshot.cost_source,
         caption_justify="left",
     )
-    made.add_column("vector", min_width=22)
-    for heading in ("traps/s", "to kernel", "RET", "cycles saved/s"):
-        made.add_column(heading, justify="right", min_width=10)
+    made.add_column("vector", min_width=20)
+    for heading, width in (("traps/s", 9), ("to kernel", 9), ("RET", 7), ("cycles saved/s", 9)):
+        made.add_column(heading, justify="right", min_width=width)
     for row in _rows(snapshot):
         saved = row["saved_per_s_cycles"]
         made.add_row(
