@@ -278,9 +278,9 @@ def _finish(
     kept = sum(batch.n_events for batch in contents.batches)
     if not kept:
         options.partial.unlink(missing_ok=True)
-        raise MachineError(
-            options.target, "not written: no event was recorded", remedy="record for longer, or see: iretrace doctor"
-        )
+        narrow = options.only or options.filters.cpus or options.filters.by_task
+        remedy = "record for longer, or more" if narrow else "record for longer, or see: iretrace doctor"
+        raise MachineError(options.target, "not written: no event was recorded", remedy=remedy)
     footer = msgspec.structs.replace(run.footer, events=kept)
     try:
         with output.replacing(options.target, force=options.force) as temporary, writing(temporary) as writer:

@@ -96,7 +96,7 @@ class Shedder:
         for name in sorted(cost, key=lambda name: -cost[name]):
             if left <= (self._limit_pct or 0) or not cost[name]:
                 break
-            self._switch_off(name, f"{busiest:.1f} % of the busiest CPU, allowed {self._limit_pct:g} %")
+            self._switch_off(name, f"{busiest:.2g} % of the busiest CPU, allowed {self._limit_pct:g} %")
             left -= busiest * cost[name] / max(total, 1)
 
     def _switch_off(self, name: str, reason: str) -> None:

@@ -24,6 +24,8 @@ _CLOCKS: Final = {
     "import": "the time stamps of an imported table",
 }
 
+_HYPERVISORS: Final = {"": "none, or not known", "unnamed": "one that gives no name"}
+
 _CPUS_LISTED: Final = 8
 """CPUs with the most losses, listed for each cause."""
 
@@ -67,7 +69,7 @@ def _machine(footer: Footer) -> list[tuple[str, str]]:
         ("CPU", cpu.name or numbers.UNKNOWN),
         ("CPU model", (identity + microcode).strip(", ")),
         ("CPUs online", numbers.count(len(cpu.online)) if cpu.online else numbers.UNKNOWN),
-        ("Hypervisor", footer.host.hypervisor or "none, or not known"),
+        ("Hypervisor", _HYPERVISORS.get(footer.host.hypervisor or "", footer.host.hypervisor or "")),
         ("FRED", fred[footer.fred]),
         ("IST stacks", _ist(footer)),
         ("Tags", _few(f"{key}={value}" for key, value in footer.tags.items())),

@@ -60,13 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.flush()
     except IretraceError as error:
         _fail(str(error))
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message(), file=sys.stderr)  # noqa: T201 - the whole help, as it stands
-        sys.exit(EXIT_FAILED)
     except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        hint = f"; see: {context.command_path} --help" if context is not None else ""
-        _fail(" ".join(error.format_message().split()).rstrip(".") + hint)
+        _misused(error)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted")
     except (BrokenPipeError, SystemExit):
@@ -79,6 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         _forget_output()
         _fail(f"{error.filename or 'standard output'}: could not be written ({error.strerror}); free space")
+    except UnicodeEncodeError as error:
+        if not _has_bytes(error.object):
+            raise
+        _fail(f"{error.object}: the name holds bytes that are not UTF-8, which Arrow cannot open; rename it")
     except MemoryError:
         _fail("out of memory")
     sys.exit(status if isinstance(status, int) else EXIT_OK)
@@ -107,14 +106,17 @@ def _open_null(descriptor: int, name: str) -> None:
     setattr(sys, name, os.fdopen(descriptor, "r" if name == "stdin" else "w", encoding="utf-8", closefd=False))
 
 
+def _has_bytes(text: str) -> bool:
+    """Whether a file's name holds bytes that are no text."""
+    return any("\udc80" <= character <= "\udcff" for character in text)
+
+
 def _plainly(error: UnicodeError) -> tuple[bytes, int]:
     """Spell what cannot be encoded; the bytes of a file's name that are no text are written as they are."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     spelled = b"".join(
-        character.encode(errors="surrogateescape")
-        if "\udc80" <= character <= "\udcff"
-        else _PLAIN.get(character, "?").encode()
+        character.encode(errors="surrogateescape") if _has_bytes(character) else _PLAIN.get(character, "?").encode()
         for character in error.object[error.start : error.end]
     )
     return spelled, error.end
@@ -126,6 +128,15 @@ _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 def _forget_output() -> None:
     """What is still buffered goes nowhere, so that the interpreter does not try again, and complain, at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _misused(error: click.ClickException) -> None:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):  # the whole help, as it stands
+        print(error.format_message(), file=sys.stderr)  # noqa: T201 - the terminal is owned here
+        sys.exit(EXIT_FAILED)
+    context = getattr(error, "ctx", None)
+    hint = f"; see: {context.command_path} --help" if context is not None else ""
+    _fail(" ".join(error.format_message().split()).rstrip(".") + hint)
 
 
 def _fail(message: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from iretrace.verbs import VERBS
 from tests.conftest import ROOT, RunIretrace
 from tests.traces import KERNEL_CS, event, write_trace
 
@@ -81,14 +82,16 @@ def test_an_encoding_without_our_characters(run_iretrace: RunIretrace) -> None:
     assert run_iretrace("query", SAMPLE, "SELECT 'a → b ▲ ☃' AS text", env=latin).stdout == "text\na -> b ^ ?\n"
 
 
-def test_a_file_name_that_is_no_text(tmp_path: Path, run_iretrace: RunIretrace) -> None:
-    """It is printed byte by byte as it is."""
+@pytest.mark.parametrize("verb", ["replay", "check", "report", "export"])
+def test_a_file_name_that_is_no_text(tmp_path: Path, run_iretrace: RunIretrace, verb: str) -> None:
+    """Arrow opens no such file; the name is told byte by byte as it is."""
     path = os.fsencode(tmp_path) + b"/\xff.parquet"
     Path(os.fsdecode(path)).write_bytes(Path(SAMPLE).read_bytes())
-    done = subprocess.run(
-        [*run_iretrace.command("replay"), path], env=run_iretrace.environment(), capture_output=True, check=True
-    )
-    assert done.stdout.startswith(path + b": ")
+    command: list[str | bytes] = [*run_iretrace.command(verb), path]
+    done = subprocess.run(command, env=run_iretrace.environment(), cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"iretrace: " + path + b": the name holds bytes that are not UTF-8"), done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_no_arguments_show_the_help(run_iretrace: RunIretrace) -> None:
@@ -96,6 +99,22 @@ def test_no_arguments_show_the_help(run_iretrace: RunIretrace) -> None:
     done = run_iretrace(check=False)
     assert done.returncode == 2
     assert done.stderr.splitlines() == run_iretrace("--help").stdout.splitlines()
+
+
+def test_a_trace_that_is_missing_is_no_store(run_iretrace: RunIretrace) -> None:
+    """The dashboard shows both; a name that ends as a trace's is missed as one."""
+    done = run_iretrace("dashboard", "missing.parquet", check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("iretrace: missing.parquet: there is no such file; record one with: ")
+    assert "no such store" in run_iretrace("dashboard", "missing", check=False).stderr
+
+
+def test_every_verb_has_examples(run_iretrace: RunIretrace) -> None:
+    """And every verb of a verb."""
+    inner = {"runs": ("add", "list", "show", "rm"), "policy": ("list", "show")}
+    for verb in VERBS:
+        for names in [(verb.name,), *((verb.name, name) for name in inner.get(verb.name, ()))]:
+            assert "Examples:\n    " in run_iretrace(*names, "--help").stdout, names
 
 
 def test_a_device_is_no_output(tmp_path: Path, run_iretrace: RunIretrace) -> None:

@@ -73,7 +73,8 @@ def test_duration_ends_the_run(run_iretrace: RunIretrace, tmp_path: Path) -> Non
 
 def test_the_command_ends_the_run_and_its_status_is_kept(run_iretrace: RunIretrace, tmp_path: Path) -> None:
     """A traced command that fails is no failure of the recording."""
-    run_iretrace("collect", "--no-calibrate", "-o", "t.parquet", "--", "sh", "-c", "sleep 0.3; exit 3")
+    done = run_iretrace("collect", "--no-calibrate", "-o", "t.parquet", "--", "sh", "-c", "sleep 0.3; exit 3")
+    assert "the command ended with exit status 3" in done.stderr
     footer = open_trace(tmp_path / "t.parquet").footer
     assert footer.window.ended_by == "command"
     assert footer.command == ["sh", "-c", "sleep 0.3; exit 3"]

@@ -264,6 +264,13 @@ def test_a_table_counts_what_it_does_not_show(tmp_path: Path, run_iretrace: RunI
     assert "3 more rows" in lines[3]
 
 
+def test_a_table_shows_large_numbers_whole(tmp_path: Path, run_iretrace: RunIretrace) -> None:
+    """A frequency in kHz is no power of ten; what is very large or small has an exponent."""
+    trace = small(tmp_path / "t.parquet")
+    shown = run_iretrace("query", trace, "SELECT 2596122.4::DOUBLE AS a, 1.5::DOUBLE AS b, 1e300::DOUBLE AS c").stdout
+    assert shown.splitlines()[1].split() == ["2596122", "1.5", "1e+300"]
+
+
 def test_statement_from_file_and_standard_input(tmp_path: Path, run_iretrace: RunIretrace) -> None:
     """A file called *.sql is read; a missing one is told."""
     trace = small(tmp_path / "t.parquet")

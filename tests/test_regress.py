@@ -170,6 +170,12 @@ def test_the_verb_takes_a_table(tmp_path: Path, run_iretrace: RunIretrace) -> No
     assert run_iretrace("regress", "--csv", table, "--last", "3").returncode == 0
 
 
+def test_too_few_runs_are_no_good_news(tmp_path: Path, run_iretrace: RunIretrace) -> None:
+    """Where nothing can be told, the first line does not say that nothing got worse."""
+    table = write_csv(tmp_path / "t.csv", {"id": ["a", "b", "c"], "x": [1.0, 2.0, 3.0]})
+    assert run_iretrace("regress", "--csv", table).stdout.startswith("nothing can be told: 1 series of up to 3 runs")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

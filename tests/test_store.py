@@ -344,9 +344,14 @@ def test_runs_that_differ_are_not_comparable(tmp_path: Path, store: Store) -> No
         store.add(make_run(tmp_path / "t", seed, **one))
     rows = records(store.runs().sort_values("added"))
     assert obstacles(rows[:1], rows[1:2]) == []
-    for row, text in zip(rows[2:], ("cpu_id", "clock", "workload", "lost 17 events"), strict=True):
+    for row, text in zip(rows[2:], ("CPU differs", "clock differs", "workload differs", "lost 17 events"), strict=True):
         found = obstacles(rows[:1], [row])
         assert any(text in one for one in found), found
+    assert len(obstacles([rows[5]], [rows[5]])) == 1, "a run on both sides is told once"
+    mixed = obstacles(rows[:3], rows[:3])
+    assert any("CPU differs" in one and "on each side" in one for one in mixed), mixed
+    nameless = {**rows[0], "cpu_id": "AuthenticAMD/25/1/1 on unnamed"}
+    assert "25/1/1 on an unnamed hypervisor" in obstacles(rows[:1], [nameless])[0]
 
 
 def test_the_verb_from_end_to_end(tmp_path: Path, run_iretrace: RunIretrace) -> None:

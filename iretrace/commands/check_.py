@@ -27,7 +27,7 @@ Examples:
 Exit status: 0 nothing is wrong, 1 something is, 2 it could not be done.
 """
 )
-@click.argument("trace", type=click.Path(path_type=Path))
+@click.argument("trace", type=click.Path(path_type=Path, readable=False))
 @click.option(
     "-p", "--policy", "names", multiple=True, metavar="NAME", help=f"May be repeated.  [default: {DEFAULT_POLICY}]"
 )

@@ -236,8 +236,17 @@ def _tell_counted(target: Path, footer: Footer, seconds: float, policy: str) -> 
             "first second, timing itself included",
             err=True,
         )
+    _tell_status(footer)
     _tell_losses(footer)
     click.echo(f"next: iretrace report {target}, or iretrace runs add {target}", err=True)
+
+
+def _tell_status(footer: Footer) -> None:
+    """That the command failed; the recording did not."""
+    status = footer.command_status
+    if status and footer.window.ended_by == "command":
+        how = f"by signal {-status}" if status < 0 else f"with exit status {status}"
+        click.echo(f"the command ended {how}", err=True)
 
 
 def _tell_losses(footer: Footer) -> None:
@@ -249,7 +258,8 @@ def _tell_losses(footer: Footer) -> None:
     causes = sorted({loss.cause for loss in footer.losses})
     missing = [cause for cause in causes if BY_NAME[cause].severity == "events"]
     if missing:
-        click.echo(f"LOST {lost:,} events: {', '.join(missing)} (iretrace replay shows what and why)", err=True)
+        many = f"{lost:,} events" if lost else "an unknown number of events"
+        click.echo(f"LOST {many}: {', '.join(missing)} (iretrace replay shows what and why)", err=True)
     else:
         click.echo("no event was lost", err=True)
     noted = [cause for cause in causes if cause not in missing]
@@ -314,6 +324,7 @@ def _tell(target: Path, outcome: Outcome) -> None:
             + "".join(f", CPU {share.cpu} {share.pct:.2f} %" for share in overhead.by_cpu[:_SHOWN_CPUS]),
             err=True,
         )
+    _tell_status(footer)
     for off in footer.off:
         click.echo(
             f"OFF after {100 * footer.recorded_share(off.vectors[0] if off.vectors else None):.0f} % "

@@ -100,13 +100,19 @@ def _source(given: tuple[str, ...], directories: tuple[Path, ...]) -> Source:
     from iretrace.dashboards.app.source import Source  # noqa: PLC0415
     from iretrace.store import open_store  # noqa: PLC0415
 
-    if given and all(Path(name).is_file() for name in given):
+    if given and all(_is_trace(name) for name in given):
         return of_traces([Path(name) for name in given])
     if len(given) > 1:
-        strange = next(name for name in given if not Path(name).is_file())
+        strange = next(name for name in given if not _is_trace(name))
         raise UsageError(strange, "is no trace", expected="one store, or traces only")
     url = given[0] if given else os.environ.get(VARIABLE, DEFAULT)
     return Source(open_store(url, readonly=True), directories=directories)
+
+
+def _is_trace(name: str) -> bool:
+    """Whether a file is meant: one that is not there is missed as a trace, and not as a store."""
+    path = Path(name)
+    return path.is_file() or (path.suffix == ".parquet" and not path.exists() and "://" not in name)
 
 
 def of_traces(paths: list[Path]) -> Source:

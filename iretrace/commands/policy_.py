@@ -33,7 +33,13 @@ def command() -> None:
     """The policies, and each of them as a table with the sentences it rests on."""
 
 
-@command.command("list")
+@command.command(
+    "list",
+    epilog="""\b
+Examples:
+  iretrace policy list
+""",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 def list_policies(*, as_json: bool) -> int:
     """List the policies that come with iretrace."""
@@ -46,7 +52,15 @@ def list_policies(*, as_json: bool) -> int:
     return EXIT_OK
 
 
-@command.command("show")
+@command.command(
+    "show",
+    epilog="""\b
+Examples:
+  iretrace policy show rfc2014
+  iretrace policy show ./mine.py:decide
+  iretrace policy show rfc2014-host-ist --trace trace.parquet
+""",
+)
 @click.argument("name")
 @click.option(
     "--trace", type=click.Path(), metavar="TRACE", help="Take the IST vectors from this trace's IDT, not from the mail."

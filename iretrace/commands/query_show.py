@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _NO_LIMIT = 100_000
+_EXACT = 2**53
+"""Floats below hold every integer."""
 
 
 def table_text(reader: pa.RecordBatchReader, max_rows: int) -> str:
@@ -61,7 +63,8 @@ def _cell(value: Any) -> str:  # noqa: ANN401 - a cell may hold anything
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        return f"{value:.6g}"
+        shown = f"{value:.6g}"
+        return f"{value:.0f}" if "e+" in shown and abs(value) < _EXACT else shown
     value = plain(value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 

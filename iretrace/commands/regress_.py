@@ -68,7 +68,9 @@ Exit status: 0 nothing got worse, 1 something did that nobody acknowledged, 2 it
 @click.option(
     "--worse", type=click.Choice(["up", "down", "either"]), default="either", show_default=True, help="In the table."
 )
-@click.option("-p", "--policy", default=DEFAULT_POLICY, show_default=True, help="Whose RETs and savings.")
+@click.option(
+    "-p", "--policy", default=DEFAULT_POLICY, show_default=True, metavar="NAME", help="Whose RETs and savings."
+)
 @click.option("--only", multiple=True, metavar="PATTERN", help="Only such VECTOR.MEASURE, VECTOR, MEASURE or column.")
 @click.option("--min-segment", default=4, show_default=True, type=click.IntRange(2), help="Fewest runs at one level.")
 @click.option(

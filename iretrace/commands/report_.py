@@ -28,7 +28,7 @@ Examples:
 
 
 @click.command(name="report", epilog=EPILOG)
-@click.argument("trace", type=click.Path(path_type=Path))
+@click.argument("trace", type=click.Path(path_type=Path, readable=False))
 @click.option("-p", "--policy", default="rfc2014", show_default=True, metavar="NAME", help="How to choose RET or IRET.")
 @click.option(
     "-o",
@@ -63,7 +63,7 @@ def command(  # noqa: PLR0913 - one parameter an option
     Which returns could use RET, which rule said so, rates, latencies, nesting, the projected saving and the hazards;
     written for readers who have never heard of the proposal.
     """
-    from iretrace.console import progress  # noqa: PLC0415 - heavy imports only when the verb runs
+    from iretrace.console import progress, size  # noqa: PLC0415 - heavy imports only when the verb runs
     from iretrace.output import check_target, replacing  # noqa: PLC0415
     from iretrace.replay.own import find  # noqa: PLC0415
     from iretrace.store import aggregated  # noqa: PLC0415
@@ -92,7 +92,7 @@ def command(  # noqa: PLR0913 - one parameter an option
     if as_json:
         click.echo(to_json(target, chosen.name, totals(studied)))
     else:
-        click.echo(f"{target} written ({target.stat().st_size / 1e6:.1f} MB): open it in a browser")
+        click.echo(f"{target} written ({size(target.stat().st_size)}): open it in a browser")
     return EXIT_OK
 
 

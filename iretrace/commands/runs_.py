@@ -36,7 +36,15 @@ def command() -> None:
     """Keep what a fleet's runs say in a store: add, list, show and remove runs."""
 
 
-@command.command("add", short_help="Replay traces and add what they say to the store.")
+@command.command(
+    "add",
+    short_help="Replay traces and add what they say to the store.",
+    epilog="""\b
+Examples:
+  iretrace runs add trace.parquet --tag commit=1f2e3d
+  iretrace runs add 'today/*.parquet' --store runs/ --jobs 0
+""",
+)
 @click.argument("traces", metavar="TRACE...", nargs=-1, required=True)
 @store_option
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", callback=parse_tags, help="Your words for the run.")
@@ -88,7 +96,15 @@ def add_runs(  # noqa: PLR0913 - one parameter an option
     return EXIT_FAILED if failed else EXIT_OK
 
 
-@command.command("list")
+@command.command(
+    "list",
+    epilog="""\b
+Examples:
+  iretrace runs list runs/
+  iretrace runs list --where commit=1f2e3d
+  iretrace runs list runs/ --json | jq -r '.runs[].run'
+""",
+)
 @click.argument("where", metavar="[STORE]", required=False)
 @store_option
 @click.option(
@@ -124,10 +140,19 @@ def list_runs(*, where: str | None, url: str, wanted: dict[str, str], as_json: b
     return EXIT_FOUND if bad else EXIT_OK
 
 
-@command.command("show")
+@command.command(
+    "show",
+    epilog="""\b
+Examples:
+  iretrace runs show 20261124T101500Z --store runs/
+  iretrace runs show 5c1f08a2b9 --policy rfc2014-fixed
+""",
+)
 @click.argument("run")
 @store_option
-@click.option("-p", "--policy", "name", help="Show what it decides.  [default: each policy in one line]")
+@click.option(
+    "-p", "--policy", "name", metavar="NAME", help="Show what it decides.  [default: each policy in one line]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the run as JSON.")
 def show_run(*, run: str, url: str, name: str | None, as_json: bool) -> int:
     """Show one run: RUN is its name, or the beginning or end of it."""
@@ -154,7 +179,15 @@ def show_run(*, run: str, url: str, name: str | None, as_json: bool) -> int:
     return EXIT_OK
 
 
-@command.command("rm", short_help="Remove runs for ever.")
+@command.command(
+    "rm",
+    short_help="Remove runs for ever.",
+    epilog="""\b
+Examples:
+  iretrace runs rm 20261124T101500Z-5c1f08a2b9
+  iretrace runs rm truncated.parquet --store runs/ --yes
+""",
+)
 @click.argument("runs", nargs=-1, required=True)
 @store_option
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")

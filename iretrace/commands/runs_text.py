@@ -11,6 +11,7 @@ from rich.table import Table
 
 from iretrace import losses
 from iretrace.console import cycles, duration, print_table
+from iretrace.store.comparable import spoken
 
 if TYPE_CHECKING:
     from iretrace.store import Run, Unreadable
@@ -54,7 +55,7 @@ def show(run: Run, row: dict[str, Any], metrics: list[dict[str, Any]], policy: s
         "recorded": f"{row['time']:%Y-%m-%d %H:%M:%S} UTC, added {row['added']:%Y-%m-%d %H:%M:%S}",
         "trace": f"{document.trace or 'none'}, {document.events:,} events, {row['returns']:,} returns in {seconds}",
         "host": f"{row['host'] or 'unknown'}, Linux {row['kernel'] or 'unknown'}",
-        "CPU": f"{row['cpu'] or 'unknown'} ({row['cpu_id']}), {row['cpus']} online",
+        "CPU": f"{row['cpu'] or 'unknown'} ({spoken(row['cpu_id'])}), {row['cpus']} online",
         "clock": f"{row['clock']}, TSC {row['tsc_khz'] / 1e3:.3f} MHz" if row["tsc_khz"] else row["clock"],
         "workload": row["workload"] or "unknown",
         "tags": " ".join(f"{key}={value}" for key, value in document.tags.items()) or "none",

@@ -29,7 +29,9 @@ Examples:
   sudo iretrace top -n 60 --json | jq -c '[.time, .total.per_s, .total.ret_pct]'
 """
 )
-@click.option("-p", "--policy", "name", default=DEFAULT_POLICY, show_default=True, help="Whose RETs and savings.")
+@click.option(
+    "-p", "--policy", "name", default=DEFAULT_POLICY, show_default=True, metavar="NAME", help="Whose RETs and savings."
+)
 @click.option(
     "-i",
     "--interval",

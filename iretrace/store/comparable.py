@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,18 +15,20 @@ class Condition:
 
     Attributes:
         column: of the table of runs.
+        name: for people.
         doc: why.
     """
 
     column: str
+    name: str
     doc: str
 
 
 CONDITIONS: Final = (
-    Condition(column="cpu_id", doc="cycles of another CPU or hypervisor are other cycles"),
-    Condition(column="clock", doc="another clock has other errors"),
-    Condition(column="filters", doc="other traps were recorded"),
-    Condition(column="workload", doc="another workload takes other traps"),
+    Condition(column="cpu_id", name="CPU", doc="cycles of another CPU or hypervisor are other cycles"),
+    Condition(column="clock", name="clock", doc="another clock has other errors"),
+    Condition(column="filters", name="filters", doc="other traps were recorded"),
+    Condition(column="workload", name="workload", doc="another workload takes other traps"),
 )
 """Runs that differ in one of these are not compared unless somebody says so."""
 
@@ -45,14 +47,26 @@ def obstacles(base: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]
     for condition in CONDITIONS:
         sides = [sorted({str(row[condition.column]) for row in side}) for side in (base, new)]
         if sides[0] != sides[1] or len(sides[0]) > 1:
-            before, after = (" and ".join(value or "nothing" for value in side) for side in sides)
-            found.append(f"{condition.column} differs: {before} against {after} ({condition.doc})")
-    return found + [_lost(row) for row in [*base, *new] if row["lossy"] and not _few(row)]
+            before, after = (" and ".join(spoken(value) for value in side) for side in sides)
+            what = f"{before} against {after}" if before != after else f"{before} on each side"
+            found.append(f"{condition.name} differs: {what} ({condition.doc})")
+    return found + _once(_lost(row) for row in [*base, *new] if row["lossy"] and not _few(row))
 
 
 def remarks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What does not stand in the way of a comparison and must be told all the same, one sentence each."""
-    return [_lost(row) for row in rows if row["lossy"] and _few(row)]
+    return _once(_lost(row) for row in rows if row["lossy"] and _few(row))
+
+
+def spoken(value: str) -> str:
+    """A value of one of the conditions, for people."""
+    known = value.removesuffix(" on unnamed")
+    return (known + " on an unnamed hypervisor" if known != value else value) or "nothing"
+
+
+def _once(sentences: Iterable[str]) -> list[str]:
+    """A run may be on both sides."""
+    return list(dict.fromkeys(sentences))
 
 
 def _few(row: Mapping[str, Any]) -> bool:
