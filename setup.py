@@ -84,6 +84,7 @@ NATIVE = Extension(
         "replay/engine_columns.c",
         "replay/engine_module.c",
         "analysis/count.c",
+        "iretrace/pages.c",
         "iretrace/importers/rows.c",
         "iretrace/importers/perf_scan.c",
         "iretrace/importers/ring_scan.c",

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from benchmarks.common import ROOT, Row, alternate, iretrace, spread
 from iretrace.schema import EVENT_COLUMNS
-from iretrace.trace import TraceWriter, open_trace
+from iretrace.trace import open_trace
+from iretrace.trace_writer import TraceWriter
 
 if TYPE_CHECKING:
     import resource

@@ -22,7 +22,8 @@ from iretrace.replay import policies
 from iretrace.replay.engine import COLUMNS
 from iretrace.replay.run import replay
 from iretrace.replay.summary import document
-from iretrace.trace import ROW_GROUP_EVENTS, open_trace
+from iretrace.schema import ROW_GROUP_EVENTS
+from iretrace.trace import open_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -11,7 +11,8 @@ import pyarrow as pa
 from benchmarks.common import ROOT
 from iretrace.footer import Calibration, Clock, Cost, Cpu, Footer, Host, TrapClass, Window
 from iretrace.schema import EVENT_SCHEMA, PHASES
-from iretrace.trace import open_trace, writing
+from iretrace.trace import open_trace
+from iretrace.trace_writer import writing
 
 if TYPE_CHECKING:
     from pathlib import Path

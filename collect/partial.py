@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from iretrace.trace import TraceWriter
+    from iretrace.trace_writer import TraceWriter
 
 _KEY: Final = b"iretrace-partial"
 _STATUS_KEY: Final = b"iretrace-status"

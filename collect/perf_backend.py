@@ -38,7 +38,7 @@ from iretrace.importers import perf_data
 from iretrace.importers.job import ImportOptions, Job, classes_of
 from iretrace.importers.perf_file import open_header
 from iretrace.importers.sorting import Sorter
-from iretrace.trace import writing
+from iretrace.trace_writer import writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

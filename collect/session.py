@@ -27,7 +27,7 @@ from iretrace.collect.settling import settle
 from iretrace.collect.shedding import Shedder
 from iretrace.collect.watch import Watch
 from iretrace.errors import MachineError, OutputError
-from iretrace.trace import writing
+from iretrace.trace_writer import writing
 
 if TYPE_CHECKING:
     import subprocess

@@ -52,6 +52,23 @@ def count_returns(
 ) -> None: ...
 def returns_span(rows: object, /) -> tuple[int, int]: ...
 
+# From iretrace/pages.c. Sizes of pages are in bytes.
+def page_integers(
+    values: object,
+    width: int,
+    valid: object | None,
+    valid_from: int,
+    nullable: bool,
+    scratch: object,
+    dictionary: object,
+    page: object,
+    /,
+) -> tuple[int, int]: ...
+def page_bits(
+    values: object, first: int, valid: object | None, valid_from: int, n: int, nullable: bool, page: object, /
+) -> int: ...
+def page_deltas(values: object, page: object, /) -> int: ...
+
 # From iretrace/importers. Rows, actions and events are laid out as in iretrace/importers/rows.py.
 def rows_to_columns(rows: object, order: object, out: object, /) -> tuple[int, int, int, int, int, int, int, int]: ...
 def rows_gather(rows: object, order: object, out: object, /) -> None: ...

@@ -55,6 +55,8 @@ def iretrace() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     _prepare_streams()
+    # Numpy's OpenBLAS starts a thread a CPU, which is half of numpy's start; no verb multiplies matrices.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         status = iretrace.main(arguments, prog_name="iretrace", standalone_mode=False)
         sys.stdout.flush()

@@ -13,6 +13,9 @@ import pyarrow as pa
 SCHEMA_VERSION: Final = 1
 FOOTER_KEY: Final = b"iretrace"
 
+ROW_GROUP_EVENTS: Final = 1 << 18
+"""A trace is written in row groups of so many events, the last one excepted; batches are of no more."""
+
 PHASES: Final = ("entry", "exit")
 
 _CATEGORY = pa.dictionary(pa.int8(), pa.string())

@@ -1,11 +1,10 @@
-"""Reading and writing traces: Parquet, events sorted by TSC, in row groups of bounded size.
+"""Reading traces: Parquet, events sorted by TSC, in row groups of bounded size (:mod:`iretrace.trace_writer`).
 
 Reading never holds more than a row group; files are untrusted, and what is wrong is told in one line.
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 
 from iretrace import footer as footers
 from iretrace.errors import Damaged, InputError, NotATrace
-from iretrace.schema import EVENT_COLUMNS, EVENT_SCHEMA, FOOTER_KEY, PHASES
+from iretrace.schema import EVENT_COLUMNS, FOOTER_KEY, PHASES, ROW_GROUP_EVENTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -29,14 +28,8 @@ RUN_KEY: Final = b"iretrace-run"
 STREAM_MAGIC: Final = b"\xff\xff\xff\xff"
 """First bytes of an Arrow IPC stream, which is what a run writes while it collects."""
 
-ROW_GROUP_EVENTS: Final = 1 << 18
 MAX_ROW_GROUP_EVENTS: Final = 1 << 24
 """A reader refuses larger row groups: memory must stay bounded whatever the file says."""
-
-_PAGES: Final = {
-    name: ROW_GROUP_EVENTS for name in ("max_rows_per_page",) if name in pq.ParquetWriter.__init__.__code__.co_varnames
-}
-"""Newer Arrow begins a page, with a compressor of its own, every 20,000 rows; a byte a row is too little for that."""
 
 _BYTES_PER_EVENT: Final = 96
 _TYPES: Final = {column.name: column for column in EVENT_COLUMNS}
@@ -265,64 +258,3 @@ def _check(batch: pa.RecordBatch, last: int, where: str) -> int:
 
 def _short(error: BaseException) -> str:
     return " ".join(str(error).split())[:160] or type(error).__name__
-
-
-class TraceWriter:
-    """Writes sorted events as a trace; the footer is given at the end.
-
-    Use :func:`writing`. Batches must have :data:`~iretrace.schema.EVENT_SCHEMA` and come in TSC order.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._writer = pq.ParquetWriter(
-            path,
-            EVENT_SCHEMA,
-            compression="zstd",
-            use_dictionary=[c.name for c in EVENT_COLUMNS if c.name != "tsc"],
-            column_encoding={"tsc": "DELTA_BINARY_PACKED"},
-            # Of the other columns a row group holds nearly every value: their statistics rule nothing out.
-            write_statistics=["tsc"],
-            **_PAGES,
-        )
-        self._held: list[pa.RecordBatch] = []
-        self._held_events = 0
-        self.n_events = 0
-
-    def write(self, batch: pa.RecordBatch) -> None:
-        """Append a batch."""
-        self._held.append(batch)
-        self._held_events += batch.num_rows
-        self.n_events += batch.num_rows
-        if self._held_events >= ROW_GROUP_EVENTS:
-            # Whole row groups only: each small one costs a reader as much as a large one.
-            self._flush(self._held_events - self._held_events % ROW_GROUP_EVENTS)
-
-    def _flush(self, n_events: int) -> None:
-        table = pa.Table.from_batches(self._held, EVENT_SCHEMA)
-        self._writer.write_table(table.slice(0, n_events), row_group_size=ROW_GROUP_EVENTS)
-        self._held = table.slice(n_events).to_batches()
-        self._held_events -= n_events
-
-    def finish(self, footer: footers.Footer) -> None:
-        """Write what is held and the footer."""
-        if self._held_events:
-            self._flush(self._held_events)
-        self._writer.add_key_value_metadata({FOOTER_KEY.decode(): footer.to_json().decode()})
-        self._writer.close()
-
-    def abandon(self) -> None:
-        """Close without a footer, after a failure."""
-        self._writer.close()
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[TraceWriter]:
-    """A :class:`TraceWriter` on ``path`` that is closed whatever happens."""
-    writer = TraceWriter(path)
-    try:
-        yield writer
-    except BaseException:
-        # The first error matters; the file is discarded by its owner.
-        with suppress(OSError, pa.ArrowException):
-            writer.abandon()
-        raise

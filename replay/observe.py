@@ -23,7 +23,7 @@ from iretrace.replay.examples import Moment
 from iretrace.replay.policies import MAIL_IST, RFC2014, NestCounter
 from iretrace.replay.repairs import Repair, Triage
 from iretrace.replay.run import Returns
-from iretrace.trace import ROW_GROUP_EVENTS
+from iretrace.schema import ROW_GROUP_EVENTS
 from iretrace.vectors import MC, NMI, vector_name
 
 if TYPE_CHECKING:

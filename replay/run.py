@@ -16,7 +16,7 @@ from iretrace.replay import contexts
 from iretrace.replay.ahead import reading
 from iretrace.replay.engine import COLUMNS, End, Engine, Pairing, Rows
 from iretrace.replay.tables import Table, depends_on_ist, enumerate_policy, ist_vectors
-from iretrace.trace import ROW_GROUP_EVENTS
+from iretrace.schema import ROW_GROUP_EVENTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -18,7 +18,8 @@ from iretrace.footer import Anchor, Clock, Footer, Loss, Process
 from iretrace.importers import csv_table, sorting
 from iretrace.importers.job import ImportOptions
 from iretrace.importers.run import import_file
-from iretrace.trace import open_trace, writing
+from iretrace.trace import open_trace
+from iretrace.trace_writer import writing
 
 if TYPE_CHECKING:
     from pathlib import Path

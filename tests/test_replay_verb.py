@@ -18,7 +18,7 @@ from iretrace.replay.own import find
 from iretrace.replay.policies import built_in
 from iretrace.replay.tables import enumerate_policy
 from iretrace.schema import EVENT_SCHEMA, PREDICTION_SCHEMA
-from iretrace.trace import writing
+from iretrace.trace_writer import writing
 from tests.conftest import ROOT, RunIretrace
 from tests.test_replay import GOLDEN, at_times, golden_trace, trap
 from tests.traces import KERNEL_CS, write_trace

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from iretrace.errors import Damaged, InputError, IretraceError, NotATrace, SchemaTooNew
 from iretrace.footer import Footer, decode
-from iretrace.schema import EVENT_SCHEMA, FOOTER_KEY
-from iretrace.trace import ROW_GROUP_EVENTS, open_trace
+from iretrace.schema import EVENT_SCHEMA, FOOTER_KEY, ROW_GROUP_EVENTS
+from iretrace.trace import open_trace
 from tests.traces import event, table, write_trace
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def test_row_groups_are_bounded(tmp_path: Path) -> None:
 
 def write_long(path: Path, n: int) -> Path:
     """A trace of n timer entries."""
-    from iretrace.trace import writing  # noqa: PLC0415
+    from iretrace.trace_writer import writing  # noqa: PLC0415
 
     one = table([event(1, "entry", 0xEC)])
     columns = {
@@ -70,7 +70,7 @@ def write_long(path: Path, n: int) -> Path:
 
 def test_row_groups_are_whole(tmp_path: Path) -> None:
     """Whatever the size of the batches, every row group but the last is full."""
-    from iretrace.trace import writing  # noqa: PLC0415
+    from iretrace.trace_writer import writing  # noqa: PLC0415
 
     (batch,) = table([event(1, "entry", 0xEC)] * 1000).combine_chunks().to_batches()
     with writing(tmp_path / "t") as writer:

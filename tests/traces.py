@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from iretrace.footer import Footer
 from iretrace.schema import EVENT_SCHEMA
-from iretrace.trace import writing
+from iretrace.trace_writer import writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -54,7 +54,7 @@ END, FULL, SPECIAL, MALFORMED, LENGTH = range(5)
 """Why a walk stops: ``enum stop`` of ``perf_scan.c``."""
 
 _CHUNK_BYTES: Final = 1 << 20
-_ROWS_AT_ONCE: Final = 1 << 13
+_ROWS_AT_ONCE: Final = 1 << 14
 """Both of them so small that what one step has written the next finds in the cache."""
 _RECORD_HEADER_BYTES: Final = 8
 _MAX_RECORD_BYTES: Final = 1 << 16

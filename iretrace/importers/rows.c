@@ -28,69 +28,79 @@ static size_t lay_out(size_t n, size_t offsets[N_COLUMNS + N_BITMAPS])
 	return total;
 }
 
-/* Which of up to eight rows have the bit; those that have not are added to `nulls`. */
-static inline uint8_t bitmap(const uint16_t known[8], size_t n, uint16_t bit, uint64_t *nulls)
+#define BLOCK 64
+
+/* Which rows of a block have the bit. */
+static uint64_t bitmap(const uint16_t known[BLOCK], size_t n, uint16_t bit)
 {
-	uint8_t has = 0;
+	uint64_t has = 0;
 	size_t i;
 
-	for (i = 0; i < n; i++) {
-		has |= (uint8_t)(!!(known[i] & bit) << i);
-		*nulls += !(known[i] & bit);
-	}
+	for (i = 0; i < n; i++)
+		has |= (uint64_t)!!(known[i] & bit) << i;
 	return has;
 }
+
+static void put_bitmap(uint8_t *out, uint64_t bits, size_t n)
+{
+	memcpy(out, &bits, (n + 7) / 8); /* little-endian, as Arrow's bitmaps are */
+}
+
+/* One column of a block of rows; what no row of it knows need not be copied. */
+#define COPY(TYPE, COLUMN, FIELD)                                                                                      \
+	do {                                                                                                           \
+		TYPE *column = (TYPE *)(out + at[COLUMN]) + start;                                                     \
+		for (i = 0; i < count; i++)                                                                            \
+			column[i] = block[i]->FIELD;                                                                   \
+	} while (0)
 
 static void fill(const struct trap_row *rows, const int64_t *order, size_t n, uint8_t *out, const size_t *at,
 		 uint64_t nulls[N_BITMAPS])
 {
-	uint64_t *tsc = (uint64_t *)(out + at[0]), *ip = (uint64_t *)(out + at[7]), *sp = (uint64_t *)(out + at[9]);
-	uint16_t *cpu = (uint16_t *)(out + at[1]), *irq = (uint16_t *)(out + at[4]), *cs = (uint16_t *)(out + at[6]);
-	uint32_t *flags = (uint32_t *)(out + at[8]), *error = (uint32_t *)(out + at[10]);
-	uint32_t *pid = (uint32_t *)(out + at[12]);
-	uint8_t *phase = out + at[2], *vector = out + at[3], *hook = out + at[5], *target = out + at[11];
-	uint16_t known[8], all = UINT16_MAX, any = 0;
-	uint8_t to_kernel = 0;
-	size_t i;
+	const struct trap_row *block[BLOCK];
+	uint16_t known[BLOCK], any, all;
+	size_t start, count, i;
 	int b;
 
-	for (i = 0; i < n; i++) {
-		const struct trap_row *row = rows + (order ? order[i] : (int64_t)i);
-		uint8_t bit = (uint8_t)(1 << (i & 7));
+	for (start = 0; start < n; start += BLOCK) {
+		count = n - start < BLOCK ? n - start : BLOCK;
+		any = 0;
+		all = UINT16_MAX;
+		for (i = 0; i < count; i++) {
+			block[i] = rows + order[start + i];
+			known[i] = block[i]->known;
+			any |= known[i];
+			all &= known[i];
+		}
+		COPY(uint64_t, 0, tsc);
+		COPY(uint16_t, 1, cpu);
+		COPY(uint8_t, 2, phase);
+		COPY(uint8_t, 5, hook);
+		COPY(uint32_t, 12, pid);
+		if (any & KNOWN_VECTOR)
+			COPY(uint8_t, 3, vector);
+		if (any & KNOWN_IRQ)
+			COPY(uint16_t, 4, irq);
+		if (any & KNOWN_CS)
+			COPY(uint16_t, 6, cs);
+		if (any & KNOWN_IP)
+			COPY(uint64_t, 7, ip);
+		if (any & KNOWN_FLAGS)
+			COPY(uint32_t, 8, flags);
+		if (any & KNOWN_SP)
+			COPY(uint64_t, 9, sp);
+		if (any & KNOWN_ERROR_CODE)
+			COPY(uint32_t, 10, error_code);
+		put_bitmap(out + at[11] + start / 8, any & TO_KERNEL ? bitmap(known, count, TO_KERNEL) : 0, count);
+		for (b = 0; b < N_BITMAPS; b++) {
+			uint64_t has = 0;
 
-		tsc[i] = row->tsc;
-		cpu[i] = row->cpu;
-		phase[i] = row->phase;
-		vector[i] = row->vector;
-		irq[i] = row->irq;
-		hook[i] = row->hook;
-		cs[i] = row->cs;
-		ip[i] = row->ip;
-		flags[i] = row->flags;
-		sp[i] = row->sp;
-		error[i] = row->error_code;
-		pid[i] = row->pid;
-		to_kernel |= row->known & TO_KERNEL ? bit : 0;
-		known[i & 7] = row->known;
-		all &= row->known;
-		any |= row->known;
-		if ((i & 7) == 7 || i == n - 1) {
-			target[i / 8] = to_kernel;
-			for (b = 0; b < N_BITMAPS; b++) {
-				uint8_t *has = out + at[N_COLUMNS + b] + i / 8;
-
-				if (all & bits[b])
-					*has = (uint8_t)(0xff >> (7 - (i & 7)));
-				else if (any & bits[b])
-					*has = bitmap(known, (i & 7) + 1, bits[b], nulls + b);
-				else {
-					*has = 0;
-					nulls[b] += (i & 7) + 1;
-				}
-			}
-			to_kernel = 0;
-			all = UINT16_MAX;
-			any = 0;
+			if (all & bits[b])
+				has = count < BLOCK ? (1ull << count) - 1 : UINT64_MAX;
+			else if (any & bits[b])
+				has = bitmap(known, count, bits[b]);
+			put_bitmap(out + at[N_COLUMNS + b] + start / 8, has, count);
+			nulls[b] += count - (size_t)__builtin_popcountll(has);
 		}
 	}
 }

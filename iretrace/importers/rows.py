@@ -141,7 +141,9 @@ def to_batch(
         kind = pa.int8() if pa.types.is_dictionary(column.type) else column.type
         array = pa.Array.from_buffers(kind, n, [valid[column.name] if missing else None, data], null_count=missing)
         if pa.types.is_dictionary(column.type):
-            array = pa.DictionaryArray.from_arrays(array, _strings(PHASES if column.name == "phase" else hooks))
+            # Not checked here whether there is a text for each: whoever asks for the texts does.
+            texts = _strings(PHASES if column.name == "phase" else hooks)
+            array = pa.DictionaryArray.from_arrays(array, texts, safe=False)
         columns.append(array)
     return pa.RecordBatch.from_arrays(columns, schema=EVENT_SCHEMA)
 

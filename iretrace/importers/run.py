@@ -16,7 +16,7 @@ from iretrace.importers.job import ImportOptions, Job
 from iretrace.importers.registry import BY_NAME, recognise
 from iretrace.importers.sorting import Sorter, TooLate
 from iretrace.importers.source import opened
-from iretrace.trace import writing
+from iretrace.trace_writer import writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

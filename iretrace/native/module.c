@@ -5,6 +5,7 @@ static int add_functions(PyObject *module)
 	PyMethodDef *groups[] = {
 		iretrace_tsc_methods,  iretrace_returns_methods,   iretrace_traps_methods, iretrace_engine_methods,
 		iretrace_count_methods,     iretrace_rows_methods,   iretrace_perf_scan_methods,
+		iretrace_pages_methods,
 		iretrace_ring_scan_methods, iretrace_capabilities_methods,
 	};
 	size_t i;
