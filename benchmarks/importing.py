@@ -13,16 +13,21 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow.parquet as pq
+
 from benchmarks.common import ROOT, Row, alternate, iretrace, spread
-from iretrace.schema import EVENT_COLUMNS
+from iretrace.parquet import ParquetWriter
+from iretrace.schema import EVENT_COLUMNS, EVENT_SCHEMA, ROW_GROUP_EVENTS
 from iretrace.trace import open_trace
-from iretrace.trace_writer import TraceWriter
 
 if TYPE_CHECKING:
     import resource
+    from collections.abc import Callable
 
-FAULTS = (3_000_000, 10_000_000)
-"""Two sizes of file: of the small one's time a good part is the interpreter's start."""
+    import pyarrow as pa
+
+FAULTS = (3_000_000, 10_000_000, 30_000_000)
+"""Three sizes of file: of the small one's time a good part is the interpreter's start."""
 ROUNDS = 5
 EVENTS = "exceptions:*,irq:*,irq_vectors:*_entry,irq_vectors:[!i]*_exit"
 
@@ -71,9 +76,10 @@ def _importing(directory: Path, faults: int) -> list[Row]:
     ratio = statistics.median(perfs) / statistics.median(ours)
     cpu = {who: [one.ru_utime + one.ru_stime for one in ones] for who, ones in used.items()}
     cpu_ratio = statistics.median(cpu["perf"]) / statistics.median(cpu["iretrace"])
-    encoding = [_encoding(trace, directory / "again") for _ in range(ROUNDS)]
+    ours_encoding, arrows_encoding = alternate(
+        ROUNDS, lambda: _encoding(trace, directory / "again"), lambda: _arrows(trace, directory / "again")
+    )
     n_events = open_trace(trace).n_events
-    floor = statistics.median(encoding) / n_events
     peak = max(one.ru_maxrss for one in used["iretrace"]) >> 10
     size = data.stat().st_size
     how = f"{ROUNDS} alternations, whole processes, {size / 1e6:.0f} MB of perf.data, {n_events:,} events"
@@ -83,18 +89,16 @@ def _importing(directory: Path, faults: int) -> list[Row]:
         Row(what="times as fast as perf script", goal="≥ 20", measured=f"{ratio:.1f}", how="ratio of the medians"),
         Row(what="CPU time of perf script by ours", goal="", measured=f"{cpu_ratio:.1f}", how="user and system"),
         Row(
-            what="times as fast, were two CPUs busy all the time",
+            what="to encode the same events as Parquet",
             goal="",
-            measured=f"{2 * cpu_ratio:.1f}",
-            how="twice the line above: import works in two threads, perf script in one",
+            measured=_each(ours_encoding, n_events) + " an event",
+            how=f"CPU time, one thread; Arrow's writer takes {_each(arrows_encoding, n_events)}",
         ),
         Row(
-            what="the floor: to encode the same events as Parquet, in one thread",
+            what="CPU time an event: iretrace import, perf script",
             goal="",
-            measured=f"{floor * 1e9:.0f} ns an event",
-            how=f"CPU time; all of import takes {statistics.median(cpu['iretrace']) / n_events * 1e9:.0f} ns, "
-            f"perf script {statistics.median(cpu['perf']) / n_events * 1e9:.0f} ns, "
-            f"{statistics.median(cpu['perf']) / n_events / floor:.1f} times the floor",
+            measured=f"{_each(cpu['iretrace'], n_events)}, {_each(cpu['perf'], n_events)}",
+            how="user and system",
         ),
         Row(what="iretrace import --help", goal="", measured=spread(starts, " s"), how="the start-up within it"),
         Row(what="memory of iretrace import", goal="", measured=f"{peak} MiB", how="ru_maxrss"),
@@ -107,16 +111,40 @@ def _importing(directory: Path, faults: int) -> list[Row]:
     ]
 
 
+def _each(seconds: list[float], n_events: int) -> str:
+    """The median, an event."""
+    return f"{statistics.median(seconds) / n_events * 1e9:.3g} ns"
+
+
 def _encoding(trace: Path, target: Path) -> float:
     """CPU seconds to write a trace's events again, which are in memory, a row group at a time."""
-    writer, spent = TraceWriter(target), 0.0
+    with target.open("wb") as file:
+        writer = ParquetWriter(file, EVENT_SCHEMA, deltas=["tsc"])
+        return _spent(trace, writer.write)
+
+
+def _arrows(trace: Path, target: Path) -> float:
+    """The same by Arrow's writer, told to do the same."""
+    others = [column.name for column in EVENT_COLUMNS if column.name != "tsc"]
+    with pq.ParquetWriter(
+        target,
+        EVENT_SCHEMA,
+        compression="zstd",
+        use_dictionary=others,
+        column_encoding={"tsc": "DELTA_BINARY_PACKED"},
+        write_statistics=["tsc"],
+        max_rows_per_page=ROW_GROUP_EVENTS,
+    ) as writer:
+        return _spent(trace, lambda batch: writer.write_batch(batch, row_group_size=ROW_GROUP_EVENTS))
+
+
+def _spent(trace: Path, write: Callable[[pa.RecordBatch], object]) -> float:
+    spent = 0.0
     for batch in open_trace(trace).batches([column.name for column in EVENT_COLUMNS]):
         begin = time.process_time()
-        writer.write(batch)
+        write(batch)
         spent += time.process_time() - begin
-    begin = time.process_time()
-    writer.abandon()
-    return spent + time.process_time() - begin
+    return spent
 
 
 def _seconds(command: list[str], used: dict[str, list[resource.struct_rusage]], who: str) -> float:

@@ -134,7 +134,7 @@ class Sorter:
 
     @property
     def hooks(self) -> list[str]:
-        """Names of the numbers in ``hook``; an importer may set its own, and add to them, before rows with them come."""
+        """Names of the numbers in ``hook``; an importer may set its own, and add to them as it goes."""
         return self._columns.hooks
 
     @hooks.setter
