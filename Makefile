@@ -13,7 +13,7 @@ INSTALL_TEST_PACKAGES := gcc-aarch64-linux-gnu libc6-dev-arm64-cross groff-base 
 TEST_PACKAGES := $(DEMO_PACKAGES) chromium linux-perf trace-cmd bpftrace $(VM_PACKAGES) $(INSTALL_TEST_PACKAGES)
 
 INSTALLED := $(VENV)/.installed
-SOURCES   := setup.py pyproject.toml $(wildcard */*.c */*.h iretrace/native/*)
+SOURCES   := setup.py pyproject.toml $(wildcard */*.c */*.h iretrace/*/*.c iretrace/*/*.h)
 
 PREFIX ?= /usr/local
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 
 from benchmarks.common import ROOT, Row, alternate, iretrace, spread
-from iretrace.parquet import ParquetWriter
+from iretrace.parquet.writer import ParquetWriter
 from iretrace.schema import EVENT_COLUMNS, EVENT_SCHEMA, ROW_GROUP_EVENTS
 from iretrace.trace import open_trace
 

@@ -52,7 +52,7 @@ def count_returns(
 ) -> None: ...
 def returns_span(rows: object, /) -> tuple[int, int]: ...
 
-# From iretrace/pages.c. Sizes of pages are in bytes.
+# From iretrace/parquet/pages.c. Sizes of pages are in bytes.
 def page_integers(
     values: object,
     width: int,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from iretrace.parquet import ParquetWriter
+from iretrace.parquet.writer import ParquetWriter
 from iretrace.schema import EVENT_SCHEMA, FOOTER_KEY, ROW_GROUP_EVENTS
 
 if TYPE_CHECKING:

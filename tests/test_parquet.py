@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iretrace import _native
-from iretrace.parquet import ParquetWriter
+from iretrace.parquet.writer import ParquetWriter
 from iretrace.schema import EVENT_SCHEMA
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ extern PyMethodDef iretrace_returns_methods[];   /* collect/returns.c */
 extern PyMethodDef iretrace_traps_methods[];     /* collect/traps.c */
 extern PyMethodDef iretrace_engine_methods[];    /* replay/engine_module.c */
 extern PyMethodDef iretrace_count_methods[];     /* analysis/count.c */
-extern PyMethodDef iretrace_pages_methods[];     /* iretrace/pages.c */
+extern PyMethodDef iretrace_pages_methods[];     /* iretrace/parquet/pages.c */
 extern PyMethodDef iretrace_rows_methods[];      /* iretrace/importers/rows.c */
 extern PyMethodDef iretrace_perf_scan_methods[]; /* iretrace/importers/perf_scan.c */
 extern PyMethodDef iretrace_ring_scan_methods[]; /* iretrace/importers/ring_scan.c */

@@ -1,6 +1,6 @@
 /*
  * Columns of a row group to the bodies of a Parquet file's pages: definition levels, dictionary indices, deltas and plain
- * values. What surrounds them (headers, compression, the file's metadata) is iretrace/parquet.py.
+ * values. What surrounds them (headers, compression, the file's metadata) is writer.py.
  *
  * Encodings: https://github.com/apache/parquet-format/blob/master/Encodings.md: "Run Length Encoding / Bit-Packing
  * Hybrid (RLE = 3)", "Dictionary Encoding (RLE_DICTIONARY = 8)", "Delta Encoding (DELTA_BINARY_PACKED = 5)", "Plain

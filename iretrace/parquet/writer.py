@@ -1,12 +1,11 @@
 """A Parquet file of events: one page a column and row group, written faster than by a library for tables of any kind.
 
 Events of traps repeat, so that nearly every column of a row group is a dictionary of a few values and a few runs. The
-encodings are in C (``iretrace/pages.c``); here is what lies around them: pages, their compression, and the file's
-metadata, in Thrift's compact protocol. Any Parquet reader reads the result.
+encodings are in C (``pages.c``); here is what lies around them: pages, their compression, and the file's metadata.
+Any Parquet reader reads the result.
 
 Source: https://github.com/apache/parquet-format, ``README.md`` and ``src/main/thrift/parquet.thrift``, whose names of
-structures and numbers of fields are used here; and
-https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md.
+structures and numbers of fields are used here.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import pyarrow as pa
 import zstandard
 
 from iretrace import __version__, _native
+from iretrace.parquet.thrift import Fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,94 +39,9 @@ PLAIN, RLE, DELTA_BINARY_PACKED, RLE_DICTIONARY = 0, 3, 5, 8
 ZSTD = 6
 DATA_PAGE, DICTIONARY_PAGE = 0, 2
 
-_I8, _I16, _I32, _I64, _BINARY, _LIST, _STRUCT = 3, 4, 5, 6, 8, 9, 12
-"""Types of fields, Thrift's compact protocol."""
-_TRUE, _FALSE = 1, 2
-_LONG_LIST: Final = 15
 _MAX_DICTIONARY_BYTES: Final = 65_536 * 8
 _SCRATCH_BYTES: Final = _MAX_DICTIONARY_BYTES + 4 * 65_536 * 4
 _ROOM_BYTES: Final = 1 << 16
-
-
-class Fields:
-    """A structure of Thrift, as bytes of the compact protocol: fields are added in the order of their numbers."""
-
-    def __init__(self) -> None:
-        self._bytes = bytearray()
-        self._last = 0
-
-    def _begin(self, number: int, kind: int) -> None:
-        step = number - self._last
-        assert 0 < step <= _LONG_LIST  # noqa: S101 - the caller's numbers are constants
-        self._bytes.append(step << 4 | kind)
-        self._last = number
-
-    def integer(self, number: int, value: int, kind: int = _I32) -> Fields:
-        """An integer; ``kind`` tells its size."""
-        self._begin(number, kind)
-        self._bytes += _varint(value << 1 if value >= 0 else ~(value << 1))
-        return self
-
-    def long(self, number: int, value: int) -> Fields:
-        """An integer of 64 bits."""
-        return self.integer(number, value, _I64)
-
-    def byte(self, number: int, value: int) -> Fields:
-        """An integer of 8 bits, which are all there is of it."""
-        self._begin(number, _I8)
-        self._bytes.append(value)
-        return self
-
-    def boolean(self, number: int, *, value: bool) -> Fields:
-        """A boolean: its type is its value."""
-        self._begin(number, _TRUE if value else _FALSE)
-        return self
-
-    def binary(self, number: int, value: bytes) -> Fields:
-        """Bytes, or a text in UTF-8."""
-        self._begin(number, _BINARY)
-        self._bytes += _varint(len(value)) + value
-        return self
-
-    def struct(self, number: int, value: Fields) -> Fields:
-        """Another structure."""
-        self._begin(number, _STRUCT)
-        self._bytes += value.done()
-        return self
-
-    def structs(self, number: int, values: Sequence[bytes]) -> Fields:
-        """A list of structures that are done."""
-        return self._list(number, _STRUCT, values)
-
-    def integers(self, number: int, values: Sequence[int]) -> Fields:
-        """A list of integers that are not negative."""
-        return self._list(number, _I32, [_varint(value << 1) for value in values])
-
-    def texts(self, number: int, values: Sequence[bytes]) -> Fields:
-        """A list of texts."""
-        return self._list(number, _BINARY, [_varint(len(value)) + value for value in values])
-
-    def _list(self, number: int, kind: int, values: Sequence[bytes]) -> Fields:
-        self._begin(number, _LIST)
-        n = len(values)
-        self._bytes += bytes([n << 4 | kind]) if n < _LONG_LIST else bytes([0xF0 | kind]) + _varint(n)
-        self._bytes += b"".join(values)
-        return self
-
-    def done(self) -> bytes:
-        """The structure, with the mark of its end."""
-        return bytes(self._bytes) + b"\0"
-
-
-def _varint(value: int) -> bytes:
-    if value < 0x80:
-        return bytes((value,))
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,8 +108,7 @@ class ParquetWriter:
             plain_size += size
         self._put(out)
         group = Fields().structs(1, chunks).long(2, plain_size).long(3, n).long(5, begin)
-        group.long(6, self._position - begin).integer(7, len(self._groups) & 0x7FFF, _I16)
-        self._groups.append(group.done())
+        self._groups.append(group.long(6, self._position - begin).done())
         self._n_rows += n
 
     def close(self, metadata: Mapping[bytes, bytes]) -> None:
