@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import iretrace.trace
+import iretrace.trace_writer
 from benchmarks import traces
 from iretrace.analysis import timeline, timeline_file, timeline_index
 from iretrace.analysis.timeline import Timeline
@@ -38,7 +39,7 @@ NAMES = ("entry_tsc", "cpu", "slot", "irq", "depth", "end", "choice", "rule", "n
 @pytest.fixture
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Row groups of 16 events, so that a short trace has many."""
-    monkeypatch.setattr(iretrace.trace, "ROW_GROUP_EVENTS", 16)
+    monkeypatch.setattr(iretrace.trace_writer, "ROW_GROUP_EVENTS", 16)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Trace:
     """What eight busy CPUs would record; row groups of 2048 events."""
     path = tmp_path_factory.mktemp("busy") / "busy.parquet"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(iretrace.trace, "ROW_GROUP_EVENTS", 2048)
+        patch.setattr(iretrace.trace_writer, "ROW_GROUP_EVENTS", 2048)
         patch.setattr(traces, "CHUNK", 9000)
         traces.write(path, 60_000)
     return open_trace(path)
@@ -133,7 +134,7 @@ def test_counts_of_any_stretch_add_up(busy: Trace, monkeypatch: pytest.MonkeyPat
 def test_zooming_ends_at_single_traps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the whole recording to one nested trap, halving the stretch each time: counts first, then traps."""
     monkeypatch.setattr(timeline, "MAX_DETAIL_EVENTS", 1 << 14)
-    monkeypatch.setattr(iretrace.trace, "ROW_GROUP_EVENTS", 2048)
+    monkeypatch.setattr(iretrace.trace_writer, "ROW_GROUP_EVENTS", 2048)
     monkeypatch.setattr(traces, "CHUNK", 9000)
     traces.write(tmp_path / "nested.parquet", 60_000)
     busy = open_trace(tmp_path / "nested.parquet")

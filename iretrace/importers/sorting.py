@@ -407,15 +407,17 @@ class _Behind:
             self._thread = None
 
     def _raise(self) -> None:
-        if self._error is not None:
-            raise self._error
+        error, self._error = self._error, None  # an error that was kept would keep, by its frames, all of this
+        if error is not None:
+            raise error
 
     def _run(self) -> None:
+        failed = False
         while (block := self._queue.get()) is not None:
-            if self._error is None:
+            if not failed:
                 try:
                     self._way.take(block)
                     continue
                 except BaseException as error:  # noqa: BLE001 - it is raised where the importer waits
-                    self._error = error
+                    self._error, failed = error, True
             self._free.put(block)
