@@ -39,6 +39,15 @@ struct trap {
 	u8 seen;
 };
 
+/* What every hook knows whose vector is certain. */
+static __always_inline void saw_vector(struct trap *trap, u8 hook, u8 phase, u8 vector)
+{
+	trap->hook = hook;
+	trap->phase = phase;
+	trap->vector = vector;
+	trap->seen = TRAP_SEEN_VECTOR;
+}
+
 static __always_inline void lose(u32 cause)
 {
 	u64 *count = losses.lookup(&cause);

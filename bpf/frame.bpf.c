@@ -42,6 +42,13 @@ static __always_inline int read_frame(struct trap *trap, const struct pt_regs *r
 	return 0;
 }
 
+/* The same at an address; that it cannot be read is counted. */
+static __always_inline void read_frame_at(struct trap *trap, u64 regs)
+{
+	if (read_frame(trap, (const struct pt_regs *)regs))
+		lose(LOSS_FRAME_UNREAD);
+}
+
 /* Read a word of pt_regs behind a pointer whose type the verifier knows; asm, or BCC would make it a helper's call. */
 #define TYPED_READ(to, type, regs, member) \
 	asm volatile("%0 = *(" #type " *)(%1 + %2)" : "=r"(to) : "r"(regs), "i"(__builtin_offsetof(struct pt_regs, member)))
@@ -60,8 +67,7 @@ static __always_inline void read_argument_frame(struct trap *trap, u64 regs)
 	TYPED_READ(trap->frame.sp, u64, regs, sp);
 	saw_frame(trap);
 #else
-	if (read_frame(trap, (const struct pt_regs *)regs))
-		lose(LOSS_FRAME_UNREAD);
+	read_frame_at(trap, regs);
 #endif
 }
 

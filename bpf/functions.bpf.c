@@ -18,12 +18,8 @@ static __always_inline int handle_function_entry(u64 regs, u8 vector)
 	if (!is_wanted(LEFT_OUT_OTHERS))
 		return 0;
 	tsc = read_clock();
-	trap.hook = HOOK_FUNCTION_ENTRY;
-	trap.phase = TRAP_ENTRY;
-	trap.vector = vector;
-	trap.seen = TRAP_SEEN_VECTOR;
-	if (read_frame(&trap, (const struct pt_regs *)regs))
-		lose(LOSS_FRAME_UNREAD);
+	saw_vector(&trap, HOOK_FUNCTION_ENTRY, TRAP_ENTRY, vector);
+	read_frame_at(&trap, regs);
 	return enter(state, &trap, regs, tsc, nmis);
 }
 
@@ -37,12 +33,8 @@ static __always_inline int handle_function_exit(u64 regs, u8 vector, u8 hook)
 	if (!is_wanted(LEFT_OUT_OTHERS))
 		return 0;
 	tsc = read_clock();
-	trap.hook = hook;
-	trap.phase = TRAP_EXIT;
-	trap.vector = vector;
-	trap.seen = TRAP_SEEN_VECTOR;
-	if (read_frame(&trap, (const struct pt_regs *)regs))
-		lose(LOSS_FRAME_UNREAD);
+	saw_vector(&trap, hook, TRAP_EXIT, vector);
+	read_frame_at(&trap, regs);
 	if (is_from_user(&trap) && returns_later(state, &trap))
 		return pass(state);
 	return emit(state, &trap, tsc, runs_as_nmi(&trap));
@@ -156,10 +148,7 @@ KRETFUNC_PROBE(__warn, const char *file, int line, void *caller, unsigned int ta
 	if (!is_wanted(LEFT_OUT_OTHERS))
 		return 0;
 	tsc = read_clock();
-	trap.hook = HOOK_FUNCTION_EXIT;
-	trap.phase = TRAP_EXIT;
-	trap.vector = 6;
-	trap.seen = TRAP_SEEN_VECTOR;
+	saw_vector(&trap, HOOK_FUNCTION_EXIT, TRAP_EXIT, 6);
 	if (read_frame(&trap, regs) || bpf_probe_read_kernel(&opcode, sizeof(opcode), (void *)trap.frame.ip) ||
 	    opcode != UD2) {
 		trap.seen = TRAP_SEEN_VECTOR;
@@ -211,16 +200,12 @@ KFUNC_PROBE(hw_breakpoint_exceptions_notify, void *block, unsigned long val, voi
 	if (!is_wanted(LEFT_OUT_OTHERS))
 		return 0;
 	tsc = read_clock();
-	trap.hook = HOOK_DIE_CHAIN;
-	trap.phase = TRAP_ENTRY;
-	trap.vector = vector;
-	trap.seen = TRAP_SEEN_VECTOR;
+	saw_vector(&trap, HOOK_DIE_CHAIN, TRAP_ENTRY, vector);
 	if (val == DIE_TRAP && (WITH_ERROR_CODE >> vector & 1)) {
 		trap.error_code = die.error;
 		trap.seen |= TRAP_SEEN_ERROR_CODE;
 	}
-	if (read_frame(&trap, (const struct pt_regs *)die.regs))
-		lose(LOSS_FRAME_UNREAD);
+	read_frame_at(&trap, die.regs);
 	return enter(state, &trap, die.regs, tsc, nmis);
 }
 
@@ -266,10 +251,7 @@ KFUNC_PROBE(mce_gen_pool_add, void *mce)
 	if (!is_wanted(LEFT_OUT_OTHERS))
 		return 0;
 	tsc = read_clock();
-	trap.hook = HOOK_FUNCTION_ENTRY;
-	trap.phase = TRAP_ENTRY;
-	trap.vector = 18;
-	trap.seen = TRAP_SEEN_VECTOR;
+	saw_vector(&trap, HOOK_FUNCTION_ENTRY, TRAP_ENTRY, 18);
 	regs = find_frame(&trap, ctx, TEXT_MC, SCRATCH_MC);
 #ifdef IRETRACE_AGGREGATE
 	in_nmi = 1;
@@ -323,8 +305,8 @@ static __always_inline int end_user_trap(struct cpu_state *state, u64 regs, u8 h
 	trap.irq = state->user.irq;
 	trap.seen = state->user.seen;
 	state->user.open = 0;
-	if (regs && read_frame(&trap, (const struct pt_regs *)regs))
-		lose(LOSS_FRAME_UNREAD);
+	if (regs)
+		read_frame_at(&trap, regs);
 	return emit(state, &trap, tsc, 0);
 }
 

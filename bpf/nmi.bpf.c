@@ -168,10 +168,7 @@ static __always_inline int handle_nmi(struct bpf_raw_tracepoint_args *ctx)
 	if (!is_wanted(LEFT_OUT_NMIS))
 		return 0;
 	tsc = read_clock();
-	trap.hook = HOOK_NMI_HANDLER;
-	trap.phase = TRAP_ENTRY;
-	trap.vector = 2;
-	trap.seen = TRAP_SEEN_VECTOR;
+	saw_vector(&trap, HOOK_NMI_HANDLER, TRAP_ENTRY, 2);
 	find_frame(&trap, ctx, TEXT_NMI, SCRATCH_NMI);
 	return emit(state, &trap, tsc, 1);
 }
@@ -189,12 +186,8 @@ static __always_inline int handle_nmi_handler(u64 regs, u8 opener)
 	if (!is_wanted(LEFT_OUT_NMIS))
 		return 0;
 	tsc = read_clock();
-	trap.hook = HOOK_FUNCTION_ENTRY;
-	trap.phase = TRAP_ENTRY;
-	trap.vector = 2;
-	trap.seen = TRAP_SEEN_VECTOR;
-	if (read_frame(&trap, (const struct pt_regs *)regs))
-		lose(LOSS_FRAME_UNREAD);
+	saw_vector(&trap, HOOK_FUNCTION_ENTRY, TRAP_ENTRY, 2);
+	read_frame_at(&trap, regs);
 	if (state->nmi.open)
 		lose(LOSS_NMI_UNCLOSED);
 	state->nmi.open = 0;
@@ -225,12 +218,9 @@ static __always_inline int handle_nmi_exit(struct cpu_state *state, u64 regs, u8
 
 	if (!state || !state->nmi.open)
 		return pass(state);
-	trap.hook = hook;
-	trap.phase = TRAP_EXIT;
-	trap.vector = 2;
-	trap.seen = TRAP_SEEN_VECTOR;
-	if (regs && read_frame(&trap, (const struct pt_regs *)regs))
-		lose(LOSS_FRAME_UNREAD);
+	saw_vector(&trap, hook, TRAP_EXIT, 2);
+	if (regs)
+		read_frame_at(&trap, regs);
 #ifdef IRETRACE_AGGREGATE
 	emit(state, &trap, 0, 1);
 	state->nmi.open = 0;
