@@ -67,16 +67,20 @@ static __always_inline enum nesting nmi_around(const struct cpu_state *state, co
 }
 
 /*
- * Take the exit that is held back, to send it. An NMI may come anywhere in between, and will send what it finds not
- * settled, so the order matters: what is to be sent is copied first, since the NMI may put its own exit there; then it is
- * settled, after which no NMI sends it; only then it shows whether one did before. So it is sent once whatever comes.
+ * Take the exit that is held back, to send it. NMIs may come anywhere in between, and will send what they find not
+ * settled, so the order matters: what is to be sent is copied first, since an NMI may put its own exit there; then it is
+ * settled, after which no NMI sends it; only then it shows whether one did before. The first NMI that finds it settled and
+ * not sent leaves word, since the next may send a later one. So it is sent once whatever comes.
  */
 static __always_inline u32 take_held(struct nmi_state *nmi, struct trap *exit, u64 *tsc)
 {
-	u32 number = nmi->held;
+	u32 number = nmi->held, take = 1;
 
-	if (nmi->settled == number)
+	if (nmi->settled == number) {
+		if ((s32)(nmi->sent - number) < 0)
+			nmi->owed = number;
 		return 0;
+	}
 	barrier();
 	*exit = nmi->exit;
 	*tsc = nmi->exit_tsc;
@@ -84,10 +88,13 @@ static __always_inline u32 take_held(struct nmi_state *nmi, struct trap *exit, u
 	nmi->settled = number;
 	barrier();
 	if ((s32)(nmi->sent - number) >= 0)
-		return 0;
-	nmi->sent = number;
+		take = number && nmi->owed == number;
+	else
+		nmi->sent = number;
 	barrier();
-	return 1;
+	if (nmi->owed == number)
+		nmi->owed = 0;
+	return take;
 }
 
 /* Send an event; `as_nmi`: its trap runs in NMI context. */

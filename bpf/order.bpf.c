@@ -10,6 +10,7 @@
  *  - was_interrupted() asks, where the next event is a trap's entry, whether that trap was what it interrupted;
  *  - entered_at() gives the entry the time stamp just below that of the first event that came inside it.
  *
+ * Of several that strike one behind the other only the last is remembered: the others stay in front of the trap.
  * User space sorts by time stamp, so that an event sent late finds its place. Mended is only what is certain
  * (LOSS_ORDER_MENDED counts it); where another explanation is as good, the order stays that of the hooks
  * (LOSS_ORDER_UNSURE). What is certain rests on how a stub is made: it saves pt_regs and calls the handler, so that the
@@ -67,7 +68,7 @@ static __always_inline u64 entered_at(struct cpu_state *state, const struct trap
 		if (state->kernel_tsc && (!before || state->kernel_tsc < before))
 			before = state->kernel_tsc;
 		state->kernel_tsc = 0;
-	} else if (!state->kernel_tsc && !runs_as_nmi(trap)) {
+	} else if (!state->kernel_tsc && !runs_as_nmi(trap) && (s64)tsc >= 0) {
 		state->kernel_tsc = tsc;
 	}
 	if (!before)
@@ -114,5 +115,5 @@ static __always_inline void remember_interruption(struct cpu_state *state, const
 		    !bpf_probe_read_kernel(&by->returns_to, sizeof(by->returns_to), (void *)(regs - 8)))
 			by->regs = regs;
 	}
-	by->tsc = tsc;
+	by->tsc = (s64)tsc < 0 ? 0 : tsc; /* where the clock could not be read, nothing can be put before it */
 }

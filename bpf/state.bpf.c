@@ -19,6 +19,7 @@ struct user_trap {
 	u8 vector;
 	u8 seen;
 	u8 open;
+	u32 inside; /* interrupts of the kernel's of the same kind, shown since, that have not ended */
 };
 
 /* What tells one trap of a CPU from another that is open at the same time. */
@@ -41,6 +42,7 @@ struct nmi_state {
 	u32 held;      /* how many exits were held back */
 	u32 settled;   /* up to which of them nothing is left to do */
 	u32 sent;      /* the last that was sent */
+	u32 owed;      /* one that was settled and not yet sent when an NMI came; 0: none */
 	u32 entries;   /* NMIs shown */
 	u32 inside;    /* #BPs that were shown inside it and have not ended */
 	u64 entry_tsc; /* of the last */
@@ -66,7 +68,7 @@ struct cpu_state {
 	struct user_trap user;
 	struct nmi_state nmi;
 	struct interruption interrupted;
-	u64 entering; /* pt_regs of the trap whose entry is being shown */
+	u64 entering; /* pt_regs of the trap whose entry is being shown: see enter() */
 	struct place last, outer; /* the trap that was entered last, and the one that it came in */
 	u32 last_ended;
 };

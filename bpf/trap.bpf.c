@@ -3,6 +3,7 @@
  * show an entry. Macro that the loader gives:
  *   IRETRACE_STAND_INS  have the tracepoints that stand in for functions, where a kernel has no fentry
  */
+
 /* An entry: send it, and where it came from user mode leave word for the hook that will see it return. */
 static __always_inline int enter(struct cpu_state *state, const struct trap *trap, u64 regs, u64 tsc, u32 nmis)
 {
@@ -16,14 +17,20 @@ static __always_inline int enter(struct cpu_state *state, const struct trap *tra
 	set = settings.lookup((int *)&zero);
 #else
 	enum nesting nesting;
+	u64 found;
 
 	if (!state)
 		return send(trap, tsc, runs_as_nmi(trap));
 	set = settings.lookup((int *)&zero);
-	/* A pointer that went through memory comes back as a number: what is below it is read as well. */
+	/* A pointer that went through memory comes back as a number: what is below it is read as well. Whoever enters on top of
+	 * this leaves there what it found. */
+	found = state->entering;
+	barrier();
 	state->entering = regs;
 	barrier();
 	regs = state->entering;
+	barrier();
+	state->entering = found;
 	nesting = nmi_around(state, trap);
 	if (nesting == NOT_IN_NMI) {
 		tsc = entered_at(state, trap, regs, tsc, nmis, set && set->user_exits);
@@ -37,6 +44,7 @@ static __always_inline int enter(struct cpu_state *state, const struct trap *tra
 #endif
 	if (set && set->user_exits && is_from_user(trap)) {
 		state->user.open = 0;
+		state->user.inside = 0;
 		state->user.regs = regs;
 		state->user.irq = trap->irq;
 		state->user.vector = trap->vector;
@@ -81,9 +89,18 @@ static __always_inline int handle_irq(struct bpf_raw_tracepoint_args *ctx, struc
 	if (!is_wanted(LEFT_OUT_OTHERS))
 		return 0;
 	tsc = read_clock();
-	if (trap->phase == TRAP_EXIT)
-		return returns_later(state, trap) ? pass(state) : emit(state, trap, tsc, 0);
+	if (trap->phase == TRAP_EXIT) {
+		/* No frame tells whose exit it is. On the way back to user mode interrupts are on, and the same may come again. */
+		if (returns_later(state, trap)) {
+			if (!state->user.inside)
+				return pass(state);
+			state->user.inside--;
+		}
+		return emit(state, trap, tsc, 0);
+	}
 	regs = find_frame(trap, ctx, text_index, SCRATCH_IRQ);
+	if (!is_from_user(trap) && returns_later(state, trap))
+		state->user.inside++;
 	return enter(state, trap, regs, tsc, nmis);
 }
 
