@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from iretrace.collect import kernel
+from iretrace.console import three
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,7 +59,7 @@ def storm_ns(command: list[str]) -> float:
 
 def spread(values: Sequence[float], unit: str = "") -> str:
     """Median with minimum and maximum."""
-    return f"{statistics.median(values):.3g}{unit} ({min(values):.3g} to {max(values):.3g})"
+    return f"{three(statistics.median(values))}{unit} ({three(min(values))} to {three(max(values))})"
 
 
 def machine() -> str:

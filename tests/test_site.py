@@ -16,6 +16,7 @@ import yaml
 
 from iretrace.cli import iretrace
 from iretrace.verbs import VERBS
+from tests import browser as browsers
 from tests.conftest import ROOT, RunIretrace
 
 if TYPE_CHECKING:
@@ -89,17 +90,40 @@ def test_the_tutorial_runs(tmp_path: Path, run_iretrace: RunIretrace) -> None:
     assert {path.name for path in tmp_path.iterdir()} >= {"run.html", "run.pftrace"}
 
 
-def test_the_site_builds_and_has_every_page(tmp_path: Path) -> None:
-    """Strictly: no link leads nowhere, no anchor is missing, no page is left out."""
+def build(directory: Path) -> None:
+    """Build the site."""
     # Not --quiet: it hides warnings from --strict too.
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(tmp_path / "site")]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(directory)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_site_builds_and_has_every_page(tmp_path: Path) -> None:
+    """Strictly: no link leads nowhere, no anchor is missing, no page is left out."""
+    build(tmp_path / "site")
     for page in (ROOT / "docs").glob("*.md"):
         assert (tmp_path / "site" / f"{page.stem}.html").exists()
     home = (tmp_path / "site" / "index.html").read_text()
     for page in (ROOT / "docs").glob("*.md"):
         assert f'href="{page.stem}.html' in home, f"{page.name} is not in the navigation"
+
+
+def test_the_site_is_searched_from_a_disk(tmp_path: Path) -> None:
+    """Without a server: words, beginnings of words, options; nothing is asked of the network, nothing complains."""
+    build(tmp_path / "site")
+    with browsers.playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browsers.CHROMIUM, args=browsers.ARGUMENTS)
+        address = (tmp_path / "site" / "search.html").as_uri()
+        visit = browsers.Visit(browser, f"{address}?q=ring-full", ready="#mkdocs-search-results h3")
+        for words, found in (("recor", "iretrace collect"), ("--store", "A store of runs: iretrace runs")):
+            visit.page.fill("#mkdocs-search-query", words)
+            headings = "[...document.querySelectorAll('#mkdocs-search-results h3')].map(e => e.textContent)"
+            browsers.until(visit.page, f"{headings}.includes({found!r})", seconds=10)
+        visit.page.fill("#mkdocs-search-query", "xyzzy")
+        browsers.until(visit.page, "document.querySelector('#mkdocs-search-results').textContent == 'No results found'")
+        assert visit.complaints == []
+        assert all(request.startswith(("file:", "data:")) for request in visit.requests)
+        browser.close()
 
 
 def test_the_navigation_names_pages_that_are_there() -> None:
