@@ -106,7 +106,10 @@ def chosen_policy(policies: list[str], state: State) -> str:
 def empty_store() -> Page:
     """What is shown of a store without runs."""
     text = tag(
-        "p", "The store holds no run that can be read. Add one with ", tag("code", "iretrace runs add TRACE"), "."
+        "p",
+        "The store holds no run that can be read. Add one with ",
+        tag("code", "iretrace runs add TRACE --store STORE"),
+        ".",
     )
     return Page(title="No runs yet", body=text)
 
