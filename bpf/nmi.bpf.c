@@ -34,10 +34,13 @@ enum nesting { NOT_IN_NMI, IN_NMI, BEHIND_LAST_HANDLER };
 
 /*
  * Whether a trap came inside the NMI whose exit is held back: what it interrupted ran on the NMI's stack. An NMI of the
- * kernel's has one of a page for itself. One of user mode's runs on its task's, as a system call does that comes later;
- * then its pt_regs, at the top, are overwritten (asm_exc_nmi, arch/x86/entry/entry_64.S).
+ * kernel's has one for itself, of two pages (Linux kernel commit 7fae4c24a2b8 ("x86: Increase exception stack sizes") (in
+ * v5.16); one before), with KASAN of twice as many; below it lie a page that is never mapped and the stack of #DF
+ * (arch/x86/include/asm/cpu_entry_area.h), so that the most it may be will do for all. One of user mode's runs on its
+ * task's stack, as a system call does that comes later; then its pt_regs, at the top, are overwritten (asm_exc_nmi,
+ * arch/x86/entry/entry_64.S). Of KASAN's, twice as large, only the upper half is asked: another task's may lie below.
  */
-#define NMI_STACK_BYTES 4096
+#define NMI_STACK_BYTES 16384
 #define TASK_STACK_BYTES 16384
 static __always_inline u32 is_inside(const struct nmi_state *nmi, const struct trap *trap)
 {

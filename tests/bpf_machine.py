@@ -67,7 +67,7 @@ class Machine:
         library.start_over()
         self._memory = (ctypes.c_uint8 * (1 << 16)).in_dll(library, "memory")
         base = ctypes.addressof(self._memory) | KERNEL_HALF
-        self.task_top, self.nmi_top, self.other_top = base + 0x4000, base + 0x6000, base + 0xC000
+        self.task_top, self.nmi_top = base + 0x4000, base + 0xA000
         self._active: set[str] = set()
         self.settings(user_exits=True)
 
@@ -161,9 +161,9 @@ class Machine:
             happens(regs)
         self._tracepoint("nmi_last_handler", LAST_HANDLER, 0, claimed)
 
-    def breakpoint(self, nmi: Regs, ip: int = 0x7000) -> None:
-        """A #BP, whole, in what an NMI runs."""
-        regs = self.push(nmi.address - 0x100, ip=ip, sp=nmi.address - 0x100)
+    def breakpoint(self, nmi: Regs, *, ip: int = 0x7000, below: int = 0x100) -> None:
+        """A #BP, whole, in what an NMI runs, so many bytes below the NMI's ``pt_regs``."""
+        regs = self.push(nmi.address - below, ip=ip, sp=nmi.address - below)
         self.entry(regs, "kprobe_int3_handler")
         self.exit(regs, "kprobe_int3_handler")
 

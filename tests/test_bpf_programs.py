@@ -98,9 +98,10 @@ def test_the_exit_of_an_nmi_that_nobody_claimed_is_held_back(machine: Machine) -
     assert machine.shown() == ["+2", "-2", f"+{TIMER}", f"-{TIMER}"]
 
 
-def test_what_comes_behind_the_last_handler_is_inside(machine: Machine) -> None:
-    """A #BP on the NMI's stack, before the kernel has said that it does not know this NMI."""
-    machine.nmi(behind=[machine.breakpoint])
+@pytest.mark.parametrize("below", [0x8, 0x100, 0x1000, 0x1E00])
+def test_what_comes_behind_the_last_handler_is_inside(machine: Machine, below: int) -> None:
+    """A #BP anywhere on the NMI's stack of two pages, before the kernel has said that it does not know this NMI."""
+    machine.nmi(behind=[partial(machine.breakpoint, below=below)])
     assert machine.shown() == ["+2", "+3", "-3"]
     machine.nmi(claimed=True)
     assert machine.shown() == ["+2", "+3", "-3", "-2", "+2", "-2"]
