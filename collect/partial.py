@@ -78,6 +78,7 @@ class PartialWriter:
         self.dropped: dict[int, int] = {}
         """Events dropped since the disk was full, by CPU."""
         self.full = False
+        self._unsynced = False
         self._file = pa.OSFile(str(path), "wb")
         schema = pa.schema([pa.field("event", _SLOTS, nullable=False)], metadata={_KEY: msgspec.json.encode(header)})
         self._writer = pa.ipc.new_stream(self._file, schema)
@@ -89,6 +90,10 @@ class PartialWriter:
             self._drop(events)
             return
         begin = self._file.tell()
+        if self._unsynced:
+            self._give_up(begin)
+            self._drop(events)
+            return
         array = pa.FixedSizeBinaryArray.from_buffers(_SLOTS, len(events), [None, pa.py_buffer(events)])
         batch = pa.RecordBatch.from_arrays([array], schema=pa.schema([pa.field("event", _SLOTS, nullable=False)]))
         try:
@@ -108,8 +113,14 @@ class PartialWriter:
             )
 
     def sync(self) -> None:
-        """Ask for what was written to reach the disk."""
-        os.fdatasync(self._sync_fd)
+        """Ask for what was written to reach the disk; where that fails, the next write finds the disk full.
+
+        A file system that finds room only when it writes, or is asked over a network, refuses here and not before.
+        """
+        try:
+            os.fdatasync(self._sync_fd)
+        except OSError:
+            self._unsynced = True
 
     def _drop(self, events: NDArray[np.void]) -> None:
         cpus, counts = np.unique(events["cpu"], return_counts=True)

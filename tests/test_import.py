@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -203,6 +204,29 @@ def test_a_partial_file_is_salvaged_in_order(tmp_path: Path) -> None:
     assert footer.events == 9
     assert [process.comm for process in footer.processes if process.pid == 1] == ["at 10", "at 20", "at 30", "at 95"]
     assert [process.pid for process in footer.processes if process.comm == "sh"] == [10, 20, 30, 95]
+
+
+def test_a_disk_that_refuses_late_is_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was taken and then could not be put on the disk is counted, and the rest is a whole trace."""
+    header = Header(footer=Footer(kernel_cs=0x10), text_base=0, raw_addresses=True)
+    writer = PartialWriter(tmp_path / "t.partial", header)
+    status = Status(losses=[], anchor=LATER)
+    for tsc in range(0, 800, 100):
+        writer.write(wire(list(range(tsc, tsc + 100))), status)
+
+    def refuse(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fdatasync", refuse)
+    writer.sync()  # in a thread of its own, which must go on
+    writer.write(wire([900]), status)
+    writer.close()
+    kept = sum(batch.n_events for batch in writer.batches)
+    assert writer.full
+    assert 500 <= kept <= 700
+    assert writer.dropped == {0: 801 - kept}
+    contents = read_contents(tmp_path / "t.partial")
+    assert sum(batch.n_events for batch in contents.batches) == kept
 
 
 def test_a_partial_file_cut_anywhere(tmp_path: Path) -> None:
