@@ -15,7 +15,7 @@ from iretrace import footer as footers
 from iretrace.collect import counters, preflight, selection, syscalls
 from iretrace.collect.choice import trap_classes
 from iretrace.collect.clock import open_clock, take_anchor
-from iretrace.collect.crosscheck import ROWS, Reading, read_interrupts
+from iretrace.collect.crosscheck import COUNT_WRAPS, ROWS, Reading, read_interrupts
 from iretrace.collect.ending import Stop, end_child, spawn
 from iretrace.collect.facts import gather
 from iretrace.collect.hooks import CLASSES
@@ -207,7 +207,7 @@ def _missing(  # noqa: PLR0913, PLR0917 - two readings and what was counted betw
         for index, cpu in enumerate(cpus):
             if options.filters.cpus and cpu not in options.filters.cpus:
                 continue
-            known = after.counts.get(row, {}).get(cpu, 0) - before.counts.get(row, {}).get(cpu, 0)
+            known = (after.counts.get(row, {}).get(cpu, 0) - before.counts.get(row, {}).get(cpu, 0)) % COUNT_WRAPS
             short = known - int(counts["cells"]["count"][index, slots].sum()) - 2 * len(vectors)
             if short > 0:
                 found.append(footers.Loss(cause="not-traced", cpu=cpu, count=short))

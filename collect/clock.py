@@ -86,6 +86,9 @@ class TscCounters:
             raise MachineError(
                 "msr PMU", f"could not be opened ({error})", remedy="run as root: sudo iretrace"
             ) from None
+        except MachineError:
+            self.close()
+            raise
         finally:
             os.sched_setaffinity(0, home)
         self._table = np.zeros(max(cpus) + 1, np.uint64)

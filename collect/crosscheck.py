@@ -42,6 +42,9 @@ ROWS: Final[dict[str, tuple[int, ...]]] = {
 }
 """Rows of /proc/interrupts and the vectors they count (arch/x86/kernel/irq.c, arch_show_interrupts)."""
 
+COUNT_WRAPS: Final = 1 << 32
+"""The kernel's counts are unsigned int (irq_cpustat_t, arch/x86/include/asm/hardirq.h), which wrap after weeks."""
+
 _VECTORS: Final = 256
 _COUNTED: Final = np.isin(np.arange(_VECTORS), [vector for vectors in ROWS.values() for vector in vectors])
 
@@ -126,7 +129,7 @@ class CrossCheck:
         for row, vectors in self._rows.items():
             first, last = self._begin.counts.get(row, {}), self._end.counts.get(row, {})
             for cpu in first.keys() & last.keys() & self._cpus:
-                known = last[cpu] - first[cpu]
+                known = (last[cpu] - first[cpu]) % COUNT_WRAPS
                 short = known - int(at_most[cpu, list(vectors)].sum())
                 if short > 0:
                     found[cpu] = found.get(cpu, 0) + short

@@ -31,13 +31,20 @@ class Ring:
     Args:
         size_bytes: a power of two, at least a page.
         name: for ``bpftool map``.
+
+    Raises:
+        OSError: the kernel has no room for it.
     """
 
     def __init__(self, size_bytes: int, name: str) -> None:
         self.n_slots = size_bytes // SLOT.itemsize
         self.fd = syscalls.create_ring(size_bytes, name)
-        self._consumer_map = mmap.mmap(self.fd, PAGE_BYTES)
-        self._producer_map = mmap.mmap(self.fd, PAGE_BYTES + 2 * size_bytes, prot=mmap.PROT_READ, offset=PAGE_BYTES)
+        try:
+            self._consumer_map = mmap.mmap(self.fd, PAGE_BYTES)
+            self._producer_map = mmap.mmap(self.fd, PAGE_BYTES + 2 * size_bytes, prot=mmap.PROT_READ, offset=PAGE_BYTES)
+        except OSError:
+            os.close(self.fd)
+            raise
         self._consumer = np.frombuffer(self._consumer_map, dtype="<u8", count=1)
         self._producer = np.frombuffer(self._producer_map, dtype="<u8", count=1)
         slots = np.frombuffer(self._producer_map, dtype=SLOT, offset=PAGE_BYTES, count=2 * self.n_slots)

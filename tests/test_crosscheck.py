@@ -20,9 +20,9 @@ TEXT = """\
 """
 
 
-def crosscheck(known: int, events: list[tuple[int, str]]) -> list[tuple[str, int | None, int]]:
+def crosscheck(known: int, events: list[tuple[int, str]], *, first: int = 1000) -> list[tuple[str, int | None, int]]:
     """Run the comparison: the kernel counted ``known`` on CPU 0 between TSC 100-110 and 900-910."""
-    begin = Reading(before=100, after=110, counts={"LOC": {0: 1000}})
+    begin = Reading(before=100, after=110, counts={"LOC": {0: first}})
     check = CrossCheck(begin, [TIMER], [0])
     array = np.zeros(len(events), TRAP_EVENT)
     array["tsc"] = [tsc for tsc, _ in events]
@@ -30,7 +30,7 @@ def crosscheck(known: int, events: list[tuple[int, str]]) -> list[tuple[str, int
     array["seen"] = SEEN_VECTOR
     array["vector"] = 0xEC
     check.add(array[: len(array) // 2])
-    check.end(Reading(before=900, after=910, counts={"LOC": {0: 1000 + known}}))
+    check.end(Reading(before=900, after=910, counts={"LOC": {0: (first + known) % 2**32}}))
     check.add(array[len(array) // 2 :])
     return [(loss.cause, loss.cpu, loss.count) for loss in check.missing()]
 
@@ -61,6 +61,12 @@ TWO = [(200, "entry"), (210, "exit"), (300, "entry"), (310, "exit")]
 def test_edges_are_given_the_benefit_of_the_doubt(known: int, events: list[tuple[int, str]], missing: int) -> None:
     """An interrupt at an edge counts as possibly there; one in the middle that is not there is missing."""
     assert crosscheck(known, events) == ([("not-traced", 0, missing)] if missing else [])
+
+
+def test_a_count_that_wraps_is_a_difference_all_the_same() -> None:
+    """The kernel counts in 32 bits."""
+    assert crosscheck(3, TWO, first=2**32 - 2) == [("not-traced", 0, 1)]
+    assert crosscheck(2, TWO, first=2**32 - 2) == []
 
 
 def test_a_class_without_hooks_is_not_compared() -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iretrace.collect import syscalls
 from iretrace.collect.drain import Buffers, Drain
-from iretrace.collect.ring import as_events
+from iretrace.collect.ring import Ring, as_events
 from iretrace.collect.wire import TRAP_EVENT, WORDS
 
 if TYPE_CHECKING:
@@ -150,3 +153,13 @@ def test_what_the_probes_hold_back_at_the_end_is_kept_once() -> None:
     ]
     assert drain.progress.drained == 5
     assert drain.progress.events == 4
+
+
+def test_a_ring_that_cannot_be_mapped_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next smaller one may be tried at once."""
+    opened = os.open("/dev/null", os.O_RDWR)
+    monkeypatch.setattr(syscalls, "create_ring", lambda _size, _name: opened)
+    with pytest.raises(OSError, match="No such device"):
+        Ring(4096, "test")
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(opened)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import itertools
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
+from iretrace import _native
 from iretrace.collect import bcc, btf, clock, facts, kernel, preflight, syscalls
 from iretrace.commands.collect_ import command as collect
 from iretrace.commands.doctor_ import command as doctor
@@ -210,6 +213,25 @@ def test_an_event_that_cannot_be_opened(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(syscalls, "perf_event_open", refuse)
     with pytest.raises(MachineError, match="Permission denied"):
         clock.TscCounters([0])
+
+
+def test_a_counter_that_disagrees_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A counter that stands to the TSC in no fixed way is refused, and those opened so far are closed."""
+    (tmp_path / "events").mkdir()
+    (tmp_path / "type").write_text("9\n")
+    (tmp_path / "events" / "tsc").write_text("event=0x00\n")
+    opened = [os.open("/dev/null", os.O_RDONLY) for _ in range(2)]
+    left = iter(opened)
+    cpu = min(os.sched_getaffinity(0))
+    jumping = itertools.cycle([(1000, 5, 1001, cpu), (1000, 90, 1001, cpu)])
+    monkeypatch.setattr(clock, "_PMU", tmp_path)
+    monkeypatch.setattr(syscalls, "perf_event_open", lambda **_: next(left))
+    monkeypatch.setattr(_native, "bracket_read", lambda _: next(jumping))
+    with pytest.raises(MachineError, match="disagree"):
+        clock.TscCounters([cpu, cpu + 1])
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(opened[0])
+    os.close(opened[1])
 
 
 @pytest.mark.kernel
