@@ -240,7 +240,7 @@ KFUNC_PROBE(mce_gen_pool_add, void *mce)
 	struct cpu_state *state = this_cpu();
 	struct machine_check check = {};
 	struct trap trap = {};
-	u64 tsc, regs;
+	u64 tsc, regs, since;
 	u32 in_nmi;
 
 	/* What polling finds is logged here as well, and is no trap; all banks of one trap have its time stamp. */
@@ -258,9 +258,10 @@ KFUNC_PROBE(mce_gen_pool_add, void *mce)
 #else
 	in_nmi = nmi_around(state, &trap) != NOT_IN_NMI;
 #endif
+	since = state->interrupted.tsc;
 	enter(state, &trap, regs, tsc, state->nmi.entries);
 	if (!in_nmi)
-		remember_interruption(state, &trap, tsc, SCRATCH_MC);
+		remember_interruption(state, &trap, tsc, since, SCRATCH_MC);
 	return 0;
 }
 

@@ -188,7 +188,7 @@ static __always_inline int handle_nmi_handler(u64 regs, u8 opener)
 {
 	struct cpu_state *state = this_cpu();
 	struct trap trap = {};
-	u64 tsc;
+	u64 tsc, since = 0;
 
 	/* Opened by another handler's hook; by this one: it was never closed, and this is the next NMI. */
 	if (!state || (state->nmi.open && state->nmi.open != opener))
@@ -202,7 +202,8 @@ static __always_inline int handle_nmi_handler(u64 regs, u8 opener)
 		lose(LOSS_NMI_UNCLOSED);
 	state->nmi.open = 0;
 #ifndef IRETRACE_AGGREGATE
-	if (state->interrupted.tsc && was_interrupted(state, &trap, regs)) {
+	since = state->interrupted.tsc;
+	if (since && was_interrupted(state, &trap, regs)) {
 		lose(LOSS_ORDER_MENDED);
 		tsc = state->interrupted.tsc - 1;
 	}
@@ -216,7 +217,7 @@ static __always_inline int handle_nmi_handler(u64 regs, u8 opener)
 	state->nmi.entry_tsc = tsc;
 	state->nmi.entries++;
 #ifndef IRETRACE_AGGREGATE
-	remember_interruption(state, &trap, tsc, SCRATCH_NMI);
+	remember_interruption(state, &trap, tsc, since, SCRATCH_NMI);
 #endif
 	return 0;
 }

@@ -10,7 +10,9 @@
  *  - was_interrupted() asks, where the next event is a trap's entry, whether that trap was what it interrupted;
  *  - entered_at() gives the entry the time stamp just below that of the first event that came inside it.
  *
- * Of several that strike one behind the other only the last is remembered: the others stay in front of the trap.
+ * NMIs often come one right behind the other, since the next waits until the first returns (Intel SDM vol. 3A, 6.7.1): as
+ * long as they interrupt the same, the first one's time stamp is kept.
+ *
  * User space sorts by time stamp, so that an event sent late finds its place. Mended is only what is certain
  * (LOSS_ORDER_MENDED counts it); where another explanation is as good, the order stays that of the hooks
  * (LOSS_ORDER_UNSURE). What is certain rests on how a stub is made: it saves pt_regs and calls the handler, so that the
@@ -61,7 +63,8 @@ static __always_inline u64 entered_at(struct cpu_state *state, const struct trap
 
 	if (state->nmi.entries != nmis && state->nmi.entry_tsc < tsc)
 		before = state->nmi.entry_tsc; /* it interrupted this very program */
-	else if (state->interrupted.tsc && was_interrupted(state, trap, regs))
+	if (state->interrupted.tsc && state->interrupted.tsc < (before ? before : tsc) &&
+	    was_interrupted(state, trap, regs))
 		before = state->interrupted.tsc;
 	if (user_exits && is_from_user(trap)) {
 		/* The way to user mode is seen, and is gone with interrupts off: what came from the kernel since came inside. */
@@ -90,8 +93,9 @@ static __always_inline u32 nmis_shown(const struct cpu_state *state)
  * Remember an NMI or machine check for the next event: whether it interrupted a trap before its hook is found then. The
  * trap that it interrupted is the one whose entry stub called what runs there: the pt_regs lie above the return address.
  * Never looks beyond the page that the stack pointer is in and the stack from which the CPU came to an IRQ stack.
+ * `since`: the time stamp of the event before this one, where that is remembered here; 0: it is not.
  */
-static __always_inline void remember_interruption(struct cpu_state *state, const struct trap *trap, u64 tsc,
+static __always_inline void remember_interruption(struct cpu_state *state, const struct trap *trap, u64 tsc, u64 since,
 						  u32 scratch_index)
 {
 	struct interruption *by = &state->interrupted;
@@ -99,6 +103,7 @@ static __always_inline void remember_interruption(struct cpu_state *state, const
 	u32 index = TEXT_ENTRY;
 	struct text_range *text = entry_text.lookup(&index);
 	u64 sp = trap->frame.sp, regs, beyond, hop, last;
+	u64 ip_before = by->ip, regs_before = by->regs, returned_before = by->returns_to, sp_before = by->frame.sp;
 
 	by->tsc = 0;
 	if (!(trap->seen & TRAP_SEEN_FRAME) || is_from_user(trap) || !s || !text)
@@ -115,5 +120,8 @@ static __always_inline void remember_interruption(struct cpu_state *state, const
 		    !bpf_probe_read_kernel(&by->returns_to, sizeof(by->returns_to), (void *)(regs - 8)))
 			by->regs = regs;
 	}
+	if (since && by->regs == regs_before &&
+	    (by->regs ? by->returns_to == returned_before && by->frame.sp == sp_before : by->ip == ip_before))
+		tsc = since; /* one right behind the other */
 	by->tsc = (s64)tsc < 0 ? 0 : tsc; /* where the clock could not be read, nothing can be put before it */
 }

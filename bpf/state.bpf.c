@@ -53,7 +53,7 @@ struct nmi_state {
  * another trap before that one's hook, which then is the next.
  */
 struct interruption {
-	u64 tsc; /* 0: none */
+	u64 tsc; /* of the first of those that came one right behind the other; 0: none */
 	u64 ip;
 	u64 on_entry; /* it interrupted what runs on the way into a trap alone: 1 any, 2 those with stacks of their own */
 	u64 regs; /* pt_regs of the trap that it interrupted; 0: not found */

@@ -166,10 +166,10 @@ def test_nmis_may_strike_at_any_instruction(
         assert set(machine.losses()) <= {"order-mended", "order-unsure"}
 
 
-@pytest.mark.parametrize("nmi", ["claimed", "unclaimed", "inside"])
-def test_an_nmi_that_strikes_a_probe_is_inside_the_probes_trap(library: ctypes.CDLL, nmi: str) -> None:
-    """Whether the probe had read the clock or not: the trap began before the NMI."""
-    for at, machine in everywhere(library, nmi, from_kernel, partial(Machine.entry, function=TIMER_FUNCTION)):
+@pytest.mark.parametrize("nmis", ["claimed", "unclaimed", "inside", "claimed claimed", "unclaimed inside unclaimed"])
+def test_nmis_that_strike_a_probe_are_inside_the_probes_trap(library: ctypes.CDLL, nmis: str) -> None:
+    """Whether the probe had read the clock or not: the trap began before them."""
+    for at, machine in everywhere(library, nmis, from_kernel, partial(Machine.entry, function=TIMER_FUNCTION)):
         machine.exit(from_kernel(machine), TIMER_FUNCTION)
         assert machine.shown()[:2] == [f"+{TIMER}", "+2"], (at, machine.shown())
 
