@@ -12,8 +12,9 @@
 /* A ring a CPU for everything but NMIs, then a ring a CPU for NMIs: rings[cpu], rings[IRETRACE_CPUS + cpu]; one for names
  * of processes, rings[2 * IRETRACE_CPUS].
  * One CPU's events never wait for another's, and an NMI never finds its ring locked by what it interrupted: reserving
- * takes a lock that in NMI context can only be tried (__bpf_ringbuf_reserve(), kernel/bpf/ringbuf.c). What else runs as
- * an NMI does, or inside one, writes there too. */
+ * takes a lock (__bpf_ringbuf_reserve(), kernel/bpf/ringbuf.c) that NMIs can only try, or, since Linux kernel commit
+ * a650d38915c1 ("bpf: Convert ringbuf map to rqspinlock") (in v6.15), give up when they see whom they wait for. What else
+ * runs as an NMI does, or inside one, writes there too. */
 BPF_RINGBUF_OUTPUT(ring_template, 1);
 BPF_ARRAY_OF_MAPS(rings, "ring_template", 2 * IRETRACE_CPUS + 1);
 
