@@ -1,4 +1,4 @@
-"""An external merge sort: each block is spilled as a sorted run to a temporary file, and at the end the runs are merged.
+"""An external merge sort: each block is spilled as a sorted run to a temporary file; at the end the runs are merged.
 
 A run is opened only when the merge comes to where it begins, so that nearly sorted input has one or two open at a time,
 and so has a table in reverse.
