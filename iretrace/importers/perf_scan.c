@@ -29,6 +29,8 @@ struct id {
 	uint64_t id, event;
 };
 
+#define MET 256u
+
 struct scan {
 	const struct perf_event *events;
 	const struct id *ids;
@@ -36,7 +38,7 @@ struct scan {
 	int id_position; /* 64-bit words into the sample; negative: there is but one event */
 	const uint8_t *special; /* 128 flags: these record types go to the caller */
 	uint64_t *counts, *first_on_cpu;
-	size_t last; /* of ids: events come in streaks */
+	uint32_t met[MET]; /* where ids were found, by their lowest bits: the kernel gives them out one after the other */
 };
 
 static inline uint64_t word(const uint8_t *at)
@@ -50,6 +52,7 @@ static inline uint64_t word(const uint8_t *at)
 static const struct perf_event *find_event(struct scan *scan, const uint8_t *body, size_t size)
 {
 	size_t low = 0, high = scan->n_ids;
+	uint32_t *met;
 	uint64_t id;
 
 	if (scan->id_position < 0)
@@ -57,8 +60,11 @@ static const struct perf_event *find_event(struct scan *scan, const uint8_t *bod
 	if (size < 8 * ((size_t)scan->id_position + 1))
 		return NULL;
 	id = word(body + 8 * scan->id_position);
-	if (scan->last < scan->n_ids && scan->ids[scan->last].id == id)
-		return scan->events + scan->ids[scan->last].event;
+	if (!scan->n_ids)
+		return NULL;
+	met = scan->met + id % MET;
+	if (scan->ids[*met].id == id)
+		return scan->events + scan->ids[*met].event;
 	while (low < high) {
 		size_t middle = low + (high - low) / 2;
 
@@ -69,7 +75,7 @@ static const struct perf_event *find_event(struct scan *scan, const uint8_t *bod
 	}
 	if (low == scan->n_ids || scan->ids[low].id != id)
 		return NULL;
-	scan->last = low;
+	*met = (uint32_t)low;
 	return scan->events + scan->ids[low].event;
 }
 

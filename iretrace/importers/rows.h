@@ -52,32 +52,39 @@ static inline bool read_field(struct field at, const uint8_t *bytes, uint32_t le
 {
 	if ((uint32_t)at.offset + at.size > length)
 		return false;
-	*value = 0;
-	switch (at.size) {
+	bytes += at.offset;
+	switch (at.size) { /* x86 data on a little-endian machine; one load each, of a size that the compiler knows */
 	case 1:
-	case 2:
-	case 4:
+		*value = *bytes;
+		return true;
+	case 2: {
+		uint16_t half;
+
+		memcpy(&half, bytes, sizeof half);
+		*value = half;
+		return true;
+	}
+	case 4: {
+		uint32_t full;
+
+		memcpy(&full, bytes, sizeof full);
+		*value = full;
+		return true;
+	}
 	case 8:
-		memcpy(value, bytes + at.offset, at.size); /* x86 data on a little-endian machine */
+		memcpy(value, bytes, sizeof *value);
 		return true;
 	}
 	return false;
 }
 
-/* `row` has time, CPU and process already. */
+/* `row` has time, CPU and process already. What is found is kept in registers and written at the end, each field once. */
 static inline enum applied apply_action(const struct action *action, const uint8_t *bytes, uint32_t length,
 					uint64_t *first_on_cpu, struct trap_row *row)
 {
-	uint64_t value;
+	uint64_t value, ip = 0, irq = 0, error_code = 0, vector = 0;
+	uint16_t known = 0;
 
-	row->phase = action->phase;
-	row->hook = action->hook;
-	row->known = 0;
-	row->reserved = 0;
-	row->ip = row->sp = 0;
-	row->flags = row->error_code = 0;
-	row->cs = row->irq = 0;
-	row->vector = 0;
 	if (action->once_at.size) {
 		if (!read_field(action->once_at, bytes, length, &value))
 			return APPLIED_MALFORMED;
@@ -87,35 +94,43 @@ static inline enum applied apply_action(const struct action *action, const uint8
 			return APPLIED_NOTHING;
 	}
 	if (action->vector >= 0) {
-		row->vector = (uint8_t)action->vector;
-		row->known |= KNOWN_VECTOR;
+		vector = (uint64_t)action->vector;
+		known |= KNOWN_VECTOR;
 	} else if (action->vector == VECTOR_FIELD) {
-		if (!read_field(action->vector_at, bytes, length, &value) || value > 255)
+		if (!read_field(action->vector_at, bytes, length, &vector) || vector > 255)
 			return APPLIED_MALFORMED;
-		row->vector = (uint8_t)value;
-		row->known |= KNOWN_VECTOR;
+		known |= KNOWN_VECTOR;
 	}
 	if (action->irq_at.size) {
-		if (!read_field(action->irq_at, bytes, length, &value) || value > 65535)
+		if (!read_field(action->irq_at, bytes, length, &irq) || irq > 65535)
 			return APPLIED_MALFORMED;
-		row->irq = (uint16_t)value;
-		row->known |= KNOWN_IRQ;
+		known |= KNOWN_IRQ;
 	}
 	if (action->ip_at.size) {
-		if (!read_field(action->ip_at, bytes, length, &row->ip))
+		if (!read_field(action->ip_at, bytes, length, &ip))
 			return APPLIED_MALFORMED;
-		row->known |= KNOWN_IP;
+		known |= KNOWN_IP;
 	}
 	if (action->error_code_at.size) {
-		if (!read_field(action->error_code_at, bytes, length, &value) || value > UINT32_MAX)
+		if (!read_field(action->error_code_at, bytes, length, &error_code) || error_code > UINT32_MAX)
 			return APPLIED_MALFORMED;
-		row->error_code = (uint32_t)value;
-		row->known |= KNOWN_ERROR_CODE;
+		known |= KNOWN_ERROR_CODE;
 	}
 	if (action->target == TARGET_USER)
-		row->known |= KNOWN_TARGET;
+		known |= KNOWN_TARGET;
 	else if (action->target == TARGET_KERNEL || !row->pid) /* the idle task has no user mode */
-		row->known |= KNOWN_TARGET | TO_KERNEL;
+		known |= KNOWN_TARGET | TO_KERNEL;
+	row->ip = ip;
+	row->sp = 0;
+	row->flags = 0;
+	row->error_code = (uint32_t)error_code;
+	row->cs = 0;
+	row->irq = (uint16_t)irq;
+	row->known = known;
+	row->vector = (uint8_t)vector;
+	row->phase = action->phase;
+	row->hook = action->hook;
+	row->reserved = 0;
 	return APPLIED_ROW;
 }
 

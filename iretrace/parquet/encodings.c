@@ -55,9 +55,10 @@ static void hybrid_bits(struct sink *sink, const uint8_t *bitmap, size_t size, s
 	}
 }
 
-/* Eight values a group, `width` bits each, the lowest first. */
+/* Values of up to 16 bits, `width` bits each, the lowest first; groups of eight are filled up with zeros. */
 static void pack(struct sink *sink, const uint16_t *values, size_t n, unsigned width)
 {
+	uint8_t *end = sink->at + (n + 7) / 8 * width;
 	uint64_t word = 0;
 	unsigned filled = 0;
 	size_t i;
@@ -65,19 +66,16 @@ static void pack(struct sink *sink, const uint16_t *values, size_t n, unsigned w
 	for (i = 0; i < n; i++) {
 		word |= (uint64_t)values[i] << filled;
 		filled += width;
-		while (filled >= 8) {
-			*sink->at++ = (uint8_t)word;
-			word >>= 8;
-			filled -= 8;
+		if (filled >= 32) {
+			memcpy(sink->at, &word, 4);
+			sink->at += 4;
+			word >>= 32;
+			filled -= 32;
 		}
 	}
-	for (i = n; i % 8; i++) {
-		filled += width;
-		while (filled >= 8) {
-			*sink->at++ = (uint8_t)word;
-			word >>= 8;
-			filled -= 8;
-		}
+	while (sink->at < end) {
+		*sink->at++ = (uint8_t)word;
+		word >>= 8;
 	}
 }
 
