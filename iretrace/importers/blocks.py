@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from iretrace import _native
-from iretrace.importers.rows import ROW, Memory, to_batch
+from iretrace.importers.rows import NOTHING_BEFORE, ROW, Before, Memory, to_batch
 from iretrace.schema import ROW_GROUP_EVENTS
 
 if TYPE_CHECKING:
@@ -34,6 +33,7 @@ class Block:
         """Begin anew, at ``start``."""
         self.start = self.end = start
         self.lowest = _LATEST
+        self.before = NOTHING_BEFORE
 
     @property
     def full(self) -> bool:
@@ -47,12 +47,18 @@ class Block:
         self.end += n
         self.lowest = min(self.lowest, lowest)
 
-    def carry(self, source: Block, order: NDArray[np.int64]) -> None:
-        """Put rows of another block, which ``order`` names, before the first one."""
+    def put_before(self, source: Block, order: NDArray[np.int64]) -> None:
+        """Let rows of another block, which ``order`` names, stand before the first one. They stay where they are."""
+        self.before = Before(rows=source.rows, order=order, first=self.start)
         begin = self.start - len(order)
-        _native.rows_gather(source.rows, order, self.rows[begin : self.start])
         source.tsc.take(order, out=self.tsc[begin : self.start], mode="clip")
         self.start = begin
+
+    def keep(self, order: NDArray[np.int64]) -> None:
+        """Copy those rows of the other block that are still wanted: it is needed no more."""
+        wanted = order[order < self.before.first]
+        self.rows[wanted] = self.before.rows[self.before.order[wanted - self.start]]
+        self.before = NOTHING_BEFORE
 
     def order(self) -> NDArray[np.int64]:
         """Which rows follow each other: indices into ``rows``; equal ones in the order of their coming."""
@@ -77,10 +83,11 @@ class Columns:
         self.hooks = hooks
         self._memory = Memory()
 
-    def write(self, rows: NDArray[np.void], order: NDArray[np.int64]) -> None:
-        """Write rows in an order."""
+    def write(self, rows: NDArray[np.void], order: NDArray[np.int64], before: Before = NOTHING_BEFORE) -> None:
+        """Write rows in an order; ``before``: those that stand before them."""
         for start in range(0, len(order), ROW_GROUP_EVENTS):
-            self._writer.write(to_batch(rows, order[start : start + ROW_GROUP_EVENTS], self.hooks, self._memory))
+            part = order[start : start + ROW_GROUP_EVENTS]
+            self._writer.write(to_batch(rows, part, self.hooks, self._memory, before))
 
 
 def rises(values: NDArray[np.uint64]) -> bool:

@@ -54,7 +54,21 @@ static void put_bitmap(uint8_t *out, uint64_t bits, size_t n)
 			column[i] = block[i]->FIELD;                                                                   \
 	} while (0)
 
-static void fill(const struct trap_row *rows, const int64_t *order, size_t n, uint8_t *out, const size_t *at,
+/* Rows by number: from `first` on they lie in `rows`; those before are `n_before` of another array, in an order. */
+struct numbered {
+	const struct trap_row *rows, *before;
+	const int64_t *before_order;
+	size_t n_rows, first, n_before, n_before_rows;
+};
+
+static inline const struct trap_row *row_at(const struct numbered *in, int64_t number)
+{
+	if ((size_t)number >= in->first)
+		return in->rows + number;
+	return in->before + in->before_order[(size_t)number - (in->first - in->n_before)];
+}
+
+static void fill(const struct numbered *in, const int64_t *order, size_t n, uint8_t *out, const size_t *at,
 		 uint64_t nulls[N_BITMAPS])
 {
 	const struct trap_row *block[BLOCK];
@@ -67,7 +81,7 @@ static void fill(const struct trap_row *rows, const int64_t *order, size_t n, ui
 		any = 0;
 		all = UINT16_MAX;
 		for (i = 0; i < count; i++) {
-			block[i] = rows + order[start + i];
+			block[i] = row_at(in, order[start + i]);
 			known[i] = block[i]->known;
 			any |= known[i];
 			all &= known[i];
@@ -105,13 +119,14 @@ static void fill(const struct trap_row *rows, const int64_t *order, size_t n, ui
 	}
 }
 
-static bool names_rows(const Py_buffer *order, size_t n_rows)
+/* Whether an order names rows from `first` on. */
+static bool names_rows(const Py_buffer *order, size_t first, size_t n_rows)
 {
 	const int64_t *indices = order->buf;
 	size_t n = (size_t)order->len / sizeof(int64_t), i;
 
 	for (i = 0; i < n; i++) {
-		if (indices[i] < 0 || (uint64_t)indices[i] >= n_rows) {
+		if (indices[i] < 0 || (uint64_t)indices[i] < first || (uint64_t)indices[i] >= n_rows) {
 			PyErr_SetString(PyExc_IndexError, "the order names a row that is not there");
 			return false;
 		}
@@ -121,24 +136,38 @@ static bool names_rows(const Py_buffer *order, size_t n_rows)
 
 static PyObject *rows_to_columns(PyObject *module, PyObject *args)
 {
-	size_t at[N_COLUMNS + N_BITMAPS], n, n_rows;
+	Py_buffer rows = {0}, order = {0}, out = {0}, before = {0}, before_order = {0};
+	size_t at[N_COLUMNS + N_BITMAPS], n;
 	uint64_t nulls[N_BITMAPS] = {0};
-	Py_buffer rows = {0}, order = {0}, out = {0};
 	PyObject *result = NULL;
+	struct numbered in;
+	Py_ssize_t first;
 
 	(void)module;
-	if (!PyArg_ParseTuple(args, "y*y*w*", &rows, &order, &out))
+	if (!PyArg_ParseTuple(args, "y*y*w*y*y*n", &rows, &order, &out, &before, &before_order, &first))
 		return NULL;
 	n = (size_t)order.len / sizeof(int64_t);
-	n_rows = (size_t)rows.len / sizeof(struct trap_row);
+	in = (struct numbered){
+		.rows = rows.buf,
+		.n_rows = (size_t)rows.len / sizeof(struct trap_row),
+		.first = (size_t)first,
+		.before = before.buf,
+		.n_before_rows = (size_t)before.len / sizeof(struct trap_row),
+		.before_order = before_order.buf,
+		.n_before = (size_t)before_order.len / sizeof(int64_t),
+	};
 	if ((size_t)out.len < lay_out(n, at)) {
 		PyErr_SetString(PyExc_ValueError, "the buffer for the columns is too small");
 		goto done;
 	}
-	if (!names_rows(&order, n_rows))
+	if (first < 0 || in.n_before > in.first) {
+		PyErr_SetString(PyExc_ValueError, "more rows before the first one than there are numbers");
+		goto done;
+	}
+	if (!names_rows(&order, in.first - in.n_before, in.n_rows) || !names_rows(&before_order, 0, in.n_before_rows))
 		goto done;
 	Py_BEGIN_ALLOW_THREADS
-	fill(rows.buf, order.buf, n, out.buf, at, nulls);
+	fill(&in, order.buf, n, out.buf, at, nulls);
 	Py_END_ALLOW_THREADS
 	result = Py_BuildValue("(KKKKKKKK)", (unsigned long long)nulls[0], (unsigned long long)nulls[1],
 			       (unsigned long long)nulls[2], (unsigned long long)nulls[3], (unsigned long long)nulls[4],
@@ -147,6 +176,8 @@ done:
 	PyBuffer_Release(&rows);
 	PyBuffer_Release(&order);
 	PyBuffer_Release(&out);
+	PyBuffer_Release(&before);
+	PyBuffer_Release(&before_order);
 	return result;
 }
 
@@ -164,7 +195,7 @@ static PyObject *rows_gather(PyObject *module, PyObject *args)
 		PyErr_SetString(PyExc_ValueError, "too little room for the rows");
 		goto done;
 	}
-	if (!names_rows(&order, (size_t)rows.len / sizeof(struct trap_row)))
+	if (!names_rows(&order, 0, (size_t)rows.len / sizeof(struct trap_row)))
 		goto done;
 	Py_BEGIN_ALLOW_THREADS
 	for (i = 0; i < n; i++)

@@ -5,6 +5,7 @@ The layouts are those of ``iretrace/importers/rows.h``, where the same is said i
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -114,8 +115,30 @@ class _Lent:
         self._free.append(self._memory)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Before:
+    """Rows of another array that stand before the first one of an array.
+
+    Attributes:
+        rows: the other array.
+        order: indices into it, shape (n,).
+        first: the number of the row behind them; theirs are the n before it.
+    """
+
+    rows: NDArray[np.void]
+    order: NDArray[np.int64]
+    first: int
+
+
+NOTHING_BEFORE: Final = Before(rows=np.empty(0, ROW), order=np.empty(0, np.int64), first=0)
+
+
 def to_batch(
-    rows: NDArray[np.void], order: NDArray[np.int64], hooks: Sequence[str], memory: Memory | None = None
+    rows: NDArray[np.void],
+    order: NDArray[np.int64],
+    hooks: Sequence[str],
+    memory: Memory,
+    before: Before = NOTHING_BEFORE,
 ) -> pa.RecordBatch:
     """Rows, in an order, as a batch of the trace's schema.
 
@@ -124,14 +147,17 @@ def to_batch(
         order: indices into it, shape (n,): which rows, and in which order.
         hooks: names of the numbers in ``hook``.
         memory: where the columns' memory comes from.
+        before: rows that stand before those of ``rows``.
     """
     n = len(order)
     spans, total = [], 0
     for width in [*_WIDTHS.values(), *[0] * len(KNOWN)]:
         spans.append(total)
         total += -(-(n * width if width else -(-n // 8)) // _ALIGN) * _ALIGN
-    out, buffer = (memory or Memory()).take(total)
-    nulls = dict(zip(KNOWN, _native.rows_to_columns(rows, order, out), strict=True))
+    out, buffer = memory.take(total)
+    nulls = dict(
+        zip(KNOWN, _native.rows_to_columns(rows, order, out, before.rows, before.order, before.first), strict=True)
+    )
     valid = {name: buffer.slice(spans[len(_WIDTHS) + i], -(-n // 8)) for i, name in enumerate(KNOWN)}
     columns = []
     for column, start in zip(EVENT_COLUMNS, spans, strict=False):

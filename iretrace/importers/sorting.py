@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from iretrace.trace_writer import TraceWriter
 
 HELD_ROWS: Final = 1 << 19
-"""Rows of a block, 24 MiB; there are two blocks, one that is filled and one that is sorted."""
+"""Rows of a block, 24 MiB, of which a file that is nearly sorted uses half; there are three of them."""
 
 
 class TooLate(Exception):  # noqa: N818 - reads as the finding it is
@@ -68,7 +68,8 @@ class Sorter:
         self._behind = _Behind(self._way, free)
         self._block = Block(HELD_ROWS)
         self._block.empty(self._way.start)
-        free.put(Block(HELD_ROWS))
+        for _ in range(2):  # one that is sorted, one that holds the rows before it; memory that is not used is none
+            free.put(Block(HELD_ROWS))
 
     def __enter__(self) -> Self:
         return self
@@ -151,13 +152,16 @@ class _NearlySorted:
         Raises:
             TooLate: a row belongs before what has been written.
         """
-        self._put_before(block)
+        source = self._put_before(block)
         order = block.order()
         n = max(0, len(order) - self.start)
         if n:
             self._written_to = int(block.tsc[order[n - 1]])
-            self._columns.write(block.rows, order[:n])
+            self._columns.write(block.rows, order[:n], block.before)
         self._held = block, order[n:]
+        if source is not None:
+            block.keep(order[n:])
+            self._free.put(source)
 
     def finish(self, block: Block) -> None:
         """Write all.
@@ -166,16 +170,17 @@ class _NearlySorted:
             TooLate: a row belongs before what has been written.
         """
         self._put_before(block)
-        self._columns.write(block.rows, block.order())
+        self._columns.write(block.rows, block.order(), block.before)
 
-    def _put_before(self, block: Block) -> None:
+    def _put_before(self, block: Block) -> Block | None:
+        """Let what is held stand before a block; whose rows they are."""
         if block.lowest < self._written_to:
             raise TooLate
-        if self._held is not None:
-            source, order = self._held
-            block.carry(source, order)
-            self._held = None
-            self._free.put(source)
+        if self._held is None:
+            return None
+        source, order = self._held
+        block.put_before(source, order)
+        return source
 
     def close(self) -> None:
         """There is nothing outside of memory."""
