@@ -178,13 +178,14 @@ def section(compared: Comparison, page: Figures) -> Section:
     if len(changed):
         body += [tag("h3", "What changed"), _table(changed, "What changed")]
     if len(shown):
-        verdicts = [f"{name}: {_MEANING[name]}" for name in _STYLES if (shown["verdict"] == name).any()]
+        verdicts = "; ".join(f"{name}: {_MEANING[name]}" for name in _STYLES if (shown["verdict"] == name).any())
+        rows = "Changed measures, then all vectors together" if len(changed) else "All vectors together"
         body.append(
             page.add(
                 "differences",
                 "Changes and how sure they are" if len(changed) else "Nothing is known to have changed",
-                f"Changed measures, then all vectors together. The grey band is what does not matter "
-                f"({least:g} % either way). {'; '.join(verdicts)}.",
+                f"{rows}. The grey band is what does not matter ({least:g} % either way). "
+                f"{verdicts[0].upper()}{verdicts[1:]}.",
                 plot=differences(shown, min_effect_pct=least),
                 data=_plain(shown, "Changes with their intervals"),
                 summary=f"Changes with intervals. {_headline(frame)}",

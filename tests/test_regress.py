@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -243,7 +244,8 @@ def test_the_verb_names_the_run_and_the_commit(tmp_path: Path, base: Run, run_ir
 
     timer = ("regress", "store", "--only", "timer.latency_*")
     assert run_iretrace(*timer, "--ack", "testbox-12", check=False).returncode == 2
-    assert "known: new compiler" in run_iretrace(*timer, "--ack", "testbox-12", "--note", "new compiler").stdout
+    known = run_iretrace(*timer, "--ack", "testbox-12", "--note", "new compiler").stdout
+    assert re.search(r"timer\.latency_p50 +[\d,.]+ cycles +[\d,.]+ cycles .* known: new compiler", known), known
     assert [note.text for note in read_notes(open_store(tmp_path / "store")).notes] == ["new compiler"]
     again = json.loads(run_iretrace(*timer, "--json").stdout)
     assert again["series"][0]["change_points"][0]["acknowledged"] == "new compiler"

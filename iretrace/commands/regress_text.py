@@ -59,11 +59,16 @@ def _cells(change: Change) -> tuple[str, ...]:
     return (
         f"{arrow} {verdict}".strip(),
         series.name,
-        f"{point.before:,.6g}",
-        f"{point.after:,.6g}",
+        _value(point.before, series.unit),
+        _value(point.after, series.unit),
         "from 0" if math.isnan(point.change_pct) else f"{point.change_pct:+.1f} %",
         f"{point.p:.2g}",
         series.runs[point.index],
         tags,
         said,
     )
+
+
+def _value(value: float, unit: str) -> str:
+    shown = f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:,.6g}"
+    return f"{shown} {unit}".rstrip()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
+from iretrace.analysis.measures import BY_NAME
 from iretrace.errors import Damaged, InputError, UsageError
 from iretrace.store.comparable import CONDITIONS, obstacles
 from iretrace.store.schema import ANY_POLICY
@@ -54,6 +55,7 @@ class Series:
         worse: which way is worse.
         group: what the runs have in common; empty for a table's column.
         rows: the runs' rows, for tags and kernels.
+        unit: of the values; empty: not known.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Series:
     worse: Literal["up", "down", "either"]
     group: dict[str, str] = field(default_factory=dict)
     rows: tuple[dict[str, Any], ...] = ()
+    unit: str = ""
 
 
 def of_store(store: Store, *, policy: str, only: Sequence[str] = ()) -> tuple[list[Series], list[str]]:
@@ -127,6 +130,7 @@ def _of_group(  # noqa: PLR0913, PLR0917 - what makes a series
                     worse="up" if worse == "up" else "down",
                     group=group,
                     rows=tuple(members[i] for i in known),
+                    unit=BY_NAME[measure].unit,
                 )
 
 
