@@ -13,9 +13,12 @@ from iretrace.dashboards.html import for_plotly
 from iretrace.dashboards.theme import DECISIONS, NOW, OTHERS, PROJECTED, TARGETS, VECTORS, figure, fill
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from iretrace.dashboards.theme import Style
+
+_FEW: Final = 5
+_MANY_DECADES: Final = 2.5
 
 MAX_BARS: Final = 12
 """Vectors that get a bar of their own; the table under the figure has all."""
@@ -51,7 +54,8 @@ def targets(frame: pd.DataFrame) -> go.Figure:
 def _shares(shown: pd.DataFrame, styles: dict[str, Style], named: list[str], what: str) -> go.Figure:
     """Bars of shares; each one's label gives the share of the column that is named for it."""
     labels = [
-        f"{_bold(row['name'])} · {numbers.short(row['returns'])}{numbers.THIN}returns, "
+        f"{_bold(row['name'])} · {numbers.short(row['returns'])}{numbers.THIN}"
+        f"{'return' if row['returns'] == 1 else 'returns'}, "
         f"{numbers.share(row[column], row['returns'])} {column}"
         for row, column in zip(shown.to_dict("records"), named, strict=True)
     ]
@@ -94,7 +98,8 @@ def rules(frame: pd.DataFrame) -> go.Figure:
         )
         for column in made
     ]
-    return _bars(*bars, rows=len(frame), x="returns")
+    few = frame[made].to_numpy().max(initial=0) < _FEW  # an axis of its own would have halves
+    return _bars(*bars, rows=len(frame), x="returns", **({"xaxis_dtick": 1} if few else {}))
 
 
 def rates(frame: pd.DataFrame) -> go.Figure:
@@ -187,12 +192,20 @@ def distribution(frame: pd.DataFrame, tsc_khz: float | None, *, what: str) -> go
         x=f"{what} ({unit})",
         y="share of the vector's traps (%)",
         xaxis_type="log",
-        xaxis_exponentformat="SI",
-        xaxis_ticksuffix="" if tsc_khz is None else "s",
-        xaxis_minexponent=0,
-        xaxis_dtick=1,
+        **_time_ticks([float(x) for trace in traces for x in (trace.x[0], trace.x[-1])], scale, tsc_khz),
         yaxis_range=[0, 101],
     )
+
+
+def _time_ticks(ends: Sequence[float], scale: float, tsc_khz: float | None) -> dict[str, Any]:
+    """Ticks of a logarithmic axis of durations: powers of ten, and where there are few of those 2 and 5 as well."""
+    if not ends:
+        return {}
+    low, high = np.log10(min(ends)), np.log10(max(ends))
+    steps = (1,) if high - low > _MANY_DECADES else (1, 2, 5)
+    at = [step * 10.0**exponent for exponent in range(int(np.floor(low)), int(np.ceil(high)) + 1) for step in steps]
+    shown = [value for value in at if low - 0.01 <= np.log10(value) <= high + 0.01]
+    return {"xaxis_tickvals": shown, "xaxis_ticktext": [time_text(value / scale, tsc_khz) for value in shown]}
 
 
 def depth(frame: pd.DataFrame) -> go.Figure:

@@ -110,7 +110,9 @@ def could_use_ret(study: Study, page: Figures) -> Section:
         summary="Stacked bars: share of returns by decision and vector. " + _spoken(frame, "name"),
     )
     intro = join(tag("p", "The rules that decide most returns here:"), tag("ul", *items)) if items else None
-    return Section(id="could", title="Which returns could use RET", body=join(intro, plot))
+    fred = frame["ERETS"].any() and not frame["RET"].any()
+    title = "Which returns would use ERETS" if fred else "Which returns could use RET"
+    return Section(id="could", title=title, body=join(intro, plot))
 
 
 def targets(study: Study, page: Figures) -> Section:

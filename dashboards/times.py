@@ -150,13 +150,24 @@ def saved(study: Study, totals: Totals, page: Figures) -> Section:
         id="savings",
         title="What would be saved",
         body=join(
-            tag("p", f"{clip(study.cost_source)}.", class_="notice"),
+            tag("p", f"{_sentence(clip(study.cost_source))}.", class_="notice"),
+            _nothing(study, totals),
             _total_table(totals) if totals.saved_cycles is not None and totals.ret else None,
             _by_vector(study, totals, page),
             _before_after(study, page),
             _by_command(study),
         ),
     )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _nothing(study: Study, totals: Totals) -> Safe | None:
+    if study.saving is None or totals.ret:
+        return None
+    return tag("p", f"Under the policy {clip(study.policy.name)} nothing returns by RET, so there is nothing to save.")
 
 
 def _total_table(totals: Totals) -> Safe:

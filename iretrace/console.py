@@ -49,6 +49,11 @@ def share(part: float, whole: float) -> str:
     return f"{pct:.1f} %" if pct in (0, 100) or 0.05 <= pct < 99.95 else f"{three(pct)} %"
 
 
+def plural(number: int, one: str) -> str:
+    """``1 event``, ``12,345 events``."""
+    return f"{number:,} {one}" if number == 1 else f"{number:,} {one}s"
+
+
 def three(value: float) -> str:
     """Three significant digits, never with an exponent: ``0.0000917``, ``12.3``, ``20,800``."""
     if not value or not math.isfinite(value):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from iretrace.console import share, size, three
+from iretrace.console import plural, share, size, three
 from tests.conftest import ROOT, RunIretrace
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def test_three_digits(value: float, shown: str) -> None:
 
 def test_sizes_and_shares() -> None:
     """What is small is not nothing."""
+    assert [plural(n, "event") for n in (0, 1, 1234)] == ["0 events", "1 event", "1,234 events"]
     assert [size(n) for n in (830, 12_345, 4_960_737, 2.5e9)] == ["830 bytes", "12.3 kB", "5.0 MB", "2.5 GB"]
     assert share(1, 3_000_000) == "0.0000333 %"
     assert share(0, 5) == "0.0 %"

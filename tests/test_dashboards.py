@@ -165,6 +165,19 @@ def test_distribution_axis_is_time(studied: Study) -> None:
     assert [(trace.y[0], trace.y[-1]) for trace in figure.data] == [(0, 100)] * len(figure.data)
 
 
+def test_an_axis_of_durations_has_ticks_enough() -> None:
+    """Within one decade 2 and 5 are marked as well; each tick has its unit."""
+
+    def ticks(*cycles: int) -> list[str]:
+        frame = pd.DataFrame({"vector": 14, "name": "#PF", "cycles": cycles, "traps": 1, "share_pct": 50.0})
+        axis = figures.distribution(frame, TSC_KHZ, what="time").layout.xaxis
+        assert len(axis.tickvals) == len(axis.ticktext)
+        return [text.replace(THIN, " ") for text in axis.ticktext]
+
+    assert ticks(4_000, 36_000) == ["2 µs", "5 µs", "10 µs"]
+    assert ticks(400, 2_000_000) == ["1 µs", "10 µs", "100 µs", "1 ms"]
+
+
 def test_many_vectors_are_folded() -> None:
     """Bars beyond the limit become one, and nothing is dropped."""
     frame = pd.DataFrame({"vector": range(40), "name": [f"v{i}" for i in range(40)], "returns": range(40, 0, -1)})

@@ -79,7 +79,7 @@ def test_table(path: Path) -> None:
     assert lines[0] == f"{path}: 6 events, 5 µs, 2 CPUs, CPU, Linux 6.18.0"
     assert lines[1].startswith("LOSS frame-unread: 2 (detail). The interrupted frame was not found")
     assert [line.split(":")[0] for line in lines if line.startswith(("iret", "rfc2014"))] == ["iret", "rfc2014"]
-    assert "#PF           2          1    1     1   50.0 %           250" in lines
+    assert "#PF           2          1    1     1     50.0 %           250" in lines
     assert "non-ist          2  50.0 %" in lines
     assert "saved: 500 [460, 540] TSC cycles; 250 ns of CPU time; 2.5 [2.3, 2.7] % of the time of 2 CPUs" in lines
     assert "    first at TSC 120 on CPU 0: #PF to kernel, nested, IF, NMI on stack" in lines

@@ -206,7 +206,9 @@ def test_every_policy_has_a_report(tmp_path: Path, policy: str) -> None:
     assert {(a.get("href") or "#answer")[1:] for a in page.all("a")} <= ids
     if policy == "iret":
         assert "No return would use RET" in page.text
+        assert "nothing returns by RET, so there is nothing to save" in page.text
     if policy == "fred":
+        assert "Which returns would use ERETS" in page.text
         assert "What that would save is not known: there is no cost of ERETS." in page.text
 
 

@@ -92,7 +92,7 @@ def command(  # noqa: PLR0913 - one parameter an option
     Timelines have a track for each CPU, traps as nested slices, and as their arguments by which instruction each policy
     would return and which rule said so. Memory does not grow with the trace.
     """
-    from iretrace.console import progress, size  # noqa: PLC0415 - heavy imports wait for the verb
+    from iretrace.console import plural, progress, size  # noqa: PLC0415 - heavy imports wait for the verb
     from iretrace.output import check_target, replacing  # noqa: PLC0415
     from iretrace.replay.own import find  # noqa: PLC0415
     from iretrace.trace import open_trace  # noqa: PLC0415
@@ -115,7 +115,7 @@ def command(  # noqa: PLR0913 - one parameter an option
         written = {"schema": 1, "output": str(target), "format": kind, "table": table or form.table, form.unit: n}
         click.echo(json.dumps({key: value for key, value in written.items() if value is not None}))
     else:
-        click.echo(f"{target} written: {n:,} {form.unit} ({size(target.stat().st_size)})")
+        click.echo(f"{target} written: {plural(n, form.unit.removesuffix('s'))} ({size(target.stat().st_size)})")
         if opened.footer.clock.tsc_khz is None and kind in ("perfetto", "chrome"):
             click.echo("note: the TSC's frequency is not known: a nanosecond stands for a TSC cycle", err=True)
     return EXIT_OK

@@ -155,10 +155,11 @@ def _default_target(source: Path) -> Path:
 
 
 def _tell(target: Path, imported: Imported) -> None:
+    from iretrace.console import plural  # noqa: PLC0415
     from iretrace.losses import BY_NAME as CAUSES  # noqa: PLC0415
 
     footer, job = imported.footer, imported.job
-    click.echo(f"{target}: {footer.events:,} events of a {imported.format} file", err=True)
+    click.echo(f"{target}: {plural(footer.events, 'event')} of a {imported.format} file", err=True)
     for row in imported.mapping():
         if row["records"]:
             click.echo(f"  {row['records']:>12,}  {row['event']}: {row['as']}", err=True)

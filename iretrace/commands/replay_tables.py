@@ -8,7 +8,7 @@ import click
 from rich.table import Table
 
 from iretrace import losses
-from iretrace.console import cycles, duration, print_table, say, share, three
+from iretrace.console import cycles, duration, plural, print_table, say, share, three
 from iretrace.replay import costs
 from iretrace.replay.hazards import HAZARDS
 from iretrace.replay.policies import Choice
@@ -59,7 +59,7 @@ def show(result: Result) -> None:
 def _show_trace(trace: Trace) -> None:
     footer = trace.footer
     length, khz = footer.duration_cycles(), footer.clock.tsc_khz
-    facts = [f"{trace.n_events:,} events"]
+    facts = [plural(trace.n_events, "event")]
     if length is not None:
         facts.append(duration(length / khz * 1e6) if khz is not None else f"{cycles(length)} TSC cycles")
     if footer.cpu.online:
@@ -85,7 +85,7 @@ def _show_vectors(summary: PolicySummary) -> None:
     table.add_column("trap", "all")
     numbers = [("returns", f"{summary.returns:,}"), ("to kernel", f"{summary.to_kernel:,}")]
     numbers += [(choice.name, f"{summary.choices[choice]:,}") for choice in used]
-    numbers.append(("share", share(summary.choices[main], summary.returns)))
+    numbers.append((f"{main.name} share", share(summary.choices[main], summary.returns)))
     if summary.saved is not None:
         numbers.append(("saved cycles", cycles(summary.saved.cycles)))
     for heading, total in numbers:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from iretrace.store import Run, Unreadable
 
 DEFAULT_POLICY: Final = "rfc2014"
+_MAX_CELL: Final = 48
 
 
 def print_list(where: str, runs: list[dict[str, Any]], bad: list[Unreadable]) -> None:
@@ -33,7 +34,7 @@ def print_list(where: str, runs: list[dict[str, Any]], bad: list[Unreadable]) ->
             tags = " ".join(f"{key}={value}" for key, value in row["tags"].items() if key != "workload")
             table.add_row(
                 *(escape(text) for text in (row["run"], f"{row['time']:%Y-%m-%d %H:%M}", row["host"], row["kernel"])),
-                *(escape(text) for text in (row["workload"], tags)),
+                *(escape(_shortened(text)) for text in (row["workload"], tags)),
                 f"{row['returns']:,}",
                 _lost(row),
             )
@@ -41,6 +42,11 @@ def print_list(where: str, runs: list[dict[str, Any]], bad: list[Unreadable]) ->
     click.echo(f"{where}: {len(runs):,} {'run' if len(runs) == 1 else 'runs'}")
     for one in bad:
         click.echo(f"{one.name}: cannot be read: {one.reason}", err=True)
+
+
+def _shortened(text: str) -> str:
+    """One run's long command would make a column as wide for all; runs show has it whole."""
+    return text if len(text) <= _MAX_CELL else f"{text[: _MAX_CELL - 1]}…"
 
 
 def _lost(row: dict[str, Any]) -> str:
