@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import re
+
 import numpy as np
 import pytest
+from rich.console import Console
 
 from iretrace.collect.live import Snapshot
 from iretrace.commands.top_ import document, table
@@ -52,6 +56,17 @@ def test_what_is_not_known_is_null() -> None:
     found = document(quiet, "rfc2014")
     assert found["vectors"] == []
     assert found["total"]["to_kernel_pct"] is None
+
+
+def test_a_narrow_terminal_shows_whole_numbers() -> None:
+    """Columns give way before numbers are cut: a part of a number would be another number."""
+    text = io.StringIO()
+    Console(file=text, width=50).print(table(snapshot(saved=60.0, lost=0), "rfc2014", wide=False))
+    wide = io.StringIO()
+    Console(file=wide, width=120).print(table(snapshot(saved=60.0, lost=0), "rfc2014"))
+    numbers = re.findall(r"[\d,]+$", wide.getvalue().replace(" \n", "\n"), re.MULTILINE)
+    assert len(numbers) >= 2
+    assert all(f" {number}\n" in text.getvalue() for number in numbers), text.getvalue()
 
 
 def test_the_table_tells_losses_and_unknowns(capsys: pytest.CaptureFixture[str]) -> None:

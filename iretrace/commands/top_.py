@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from iretrace.collect.live import Snapshot
 
 DEFAULT_POLICY = "rfc2014"
+WIDE = 72
+"""Columns that the table asks for, so that its own do not move."""
 
 
 @click.command(
@@ -68,9 +70,10 @@ def command(*, name: str, interval: float, updates: int | None, only: tuple[str,
     from rich.console import Console  # noqa: PLC0415 - rich is for terminals
     from rich.live import Live  # noqa: PLC0415
 
-    with Live(console=Console(highlight=False), auto_refresh=False, transient=False) as live:
+    console = Console(highlight=False)
+    with Live(console=console, auto_refresh=False, transient=False) as live:
         live.update("attaching the probes …", refresh=True)
-        watch(options, lambda snapshot: live.update(table(snapshot, name), refresh=True))
+        watch(options, lambda snapshot: live.update(table(snapshot, name, wide=console.width >= WIDE), refresh=True))
     return EXIT_OK
 
 
@@ -115,8 +118,8 @@ def _rows(snapshot: Snapshot) -> list[dict[str, Any]]:
     return rows
 
 
-def table(snapshot: Snapshot, policy: str) -> Table:
-    """One update for a terminal."""
+def table(snapshot: Snapshot, policy: str, *, wide: bool = True) -> Table:
+    """One update for a terminal; ``wide``: it has :data:`WIDE` columns."""
     from rich.table import Table  # noqa: PLC0415 - rich is for terminals
 
     from iretrace.console import cycles  # noqa: PLC0415
@@ -131,9 +134,10 @@ def table(snapshot: Snapshot, policy: str) -> Table:
         caption=None if snapshot.saved_cycles is not None else snapshot.cost_source,
         caption_justify="left",
     )
-    made.add_column("vector", min_width=20)
-    for heading, width in (("traps/s", 9), ("to kernel", 9), ("RET", 7), ("cycles saved/s", 9)):
-        made.add_column(heading, justify="right", min_width=width)
+    # Wide enough that columns stand still while numbers grow; a narrow terminal would cut the last of them away.
+    made.add_column("vector", min_width=20 if wide else None)
+    for heading, width in (("traps/s", 10), ("to kernel", 10), ("RET", 8), ("cycles saved/s", 14)):
+        made.add_column(heading, justify="right", min_width=width if wide else None)
     for row in _rows(snapshot):
         saved = row["saved_per_s_cycles"]
         made.add_row(
