@@ -66,7 +66,10 @@ def change(pct: float | None) -> str:
     """A relative change with its sign: ``-3.1 %``, ``+0.2 %``."""
     if pct is None or not math.isfinite(pct):
         return UNKNOWN
-    shown = f"{pct:+.1f}" if abs(pct) >= 0.1 else f"{pct:+.1g}"
+    if abs(pct) >= 1000:
+        shown = f"{pct:+,.0f}".replace(",", THIN)
+    else:
+        shown = f"{pct:+.1f}" if abs(pct) >= 0.1 else f"{pct:+.2f}" if abs(pct) >= 0.005 else f"{pct:+.0f}"
     return f"{shown.replace('-', _MINUS)}{THIN}%"
 
 

@@ -61,6 +61,8 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> Study:
         (numbers.share(1, 0), "not known"),
         (numbers.change(-3.14), "\u22123.1 %"),
         (numbers.change(0.024), "+0.02 %"),
+        (numbers.change(-0.00001), "\u22120 %"),
+        (numbers.change(23_998.2), "+23 998 %"),
         (numbers.size(12), "12 B"),
         (numbers.size(12_328), "12.3 kB"),
         (numbers.size(4_960_737), "4.96 MB"),
