@@ -69,6 +69,19 @@
   });
   dark.addEventListener("change", paint);
 
+  // Paper is light: figures too are printed in its ink, and are the reader's again afterwards.
+  let chosen;
+  window.addEventListener("beforeprint", () => {
+    chosen = root.dataset.theme;
+    root.dataset.theme = "light";
+    paint();
+  });
+  window.addEventListener("afterprint", () => {
+    if (chosen) root.dataset.theme = chosen;
+    else delete root.dataset.theme;
+    paint();
+  });
+
   // The contents stand open beside the text where there is room, and fold away above it where there is not.
   const contents = document.querySelector("nav details");
   const wide = window.matchMedia("(min-width: 64rem)");

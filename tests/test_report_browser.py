@@ -79,6 +79,22 @@ def test_the_theme_button_turns_page_and_figures(browser: Any, file: Path) -> No
     page.close()
 
 
+def test_printed_in_dark_ink(browser: Any, file: Path) -> None:
+    """Whatever the reader's theme: paper is light. Afterwards the page is as it was."""
+    page = visit_report(browser, file, width=1280, scheme="dark").page
+    ink = "getComputedStyle(document.querySelector('.plot .xtick text')).fill"
+    page.evaluate("""() => {
+        const ink = () => getComputedStyle(document.querySelector('.plot .xtick text')).fill;
+        window.addEventListener('beforeprint', () => { window.printed = ink(); });
+    }""")
+    page.pdf()
+    assert page.evaluate("window.printed") == LIGHT_INK
+    page.wait_for_function(f"{ink} === '{DARK_INK}'")
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).color") == LIGHT_INK
+    page.close()
+
+
 def test_data_tables_open_by_keyboard(browser: Any, file: Path) -> None:
     """The summary under a figure takes the focus and opens its table, which takes it too."""
     visit = visit_report(browser, file, width=400, scheme="light")
