@@ -137,6 +137,13 @@ def open_trace(path: str | Path) -> Trace:
         raise InputError(path, "there is no such file", remedy="record one with: sudo iretrace collect -d 10")
     if path.is_dir():
         raise InputError(path, "is a directory", expected="a trace file")
+    if not path.is_file():
+        raise InputError(
+            path,
+            "is a pipe or a device: a Parquet file is read from its end",
+            expected="a trace file",
+            remedy="save it first: cat > trace.parquet",
+        )
     _check_magic(path)
     try:
         with pq.ParquetFile(path, memory_map=True) as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -212,3 +213,10 @@ def test_the_verb_refuses_in_one_line(run_iretrace: RunIretrace, tmp_path: Path)
         assert done.stderr.startswith("iretrace: x.parquet: truncated")
         assert done.stderr.count("\n") == 1
         assert done.stdout == ""
+
+
+def test_a_pipe_is_told_and_not_waited_for(tmp_path: Path) -> None:
+    """Nobody may ever write to it."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="is a pipe or a device"):
+        open_trace(tmp_path / "pipe")

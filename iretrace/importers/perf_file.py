@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import struct
 from typing import TYPE_CHECKING, Final
 
@@ -40,6 +41,14 @@ def open_header(file: BinaryIO, path: Path) -> Header:
         raise Damaged(path, f"its header is {min(size, len(head + rest + bits))} bytes long", expected="104 bytes")
     numbers = _FILE_HEADER.unpack(head + rest)
     attr_bytes, attrs, data = numbers[2], numbers[3:5], numbers[5:7]
+    end = file.seek(0, os.SEEK_END)
+    if data[1] and sum(data) > end:
+        raise Damaged(
+            path,
+            f"was cut after {end:,} bytes: its records go on to {sum(data):,}, and what describes them follows",
+            expected="the whole file",
+            remedy="copy or record it again",
+        )
     try:
         header = Header(data=data, attrs=_attrs(file, attr_bytes, attrs))
         if data[1]:

@@ -101,12 +101,17 @@ def recognise(head: bytes, path: Path) -> str:
     """The name of a file's format, by its first :data:`HEAD_BYTES`.
 
     Raises:
-        InputError: it is empty, or a trace already.
+        InputError: it is empty, or Parquet.
     """
     if not head:
         raise InputError(path, "is empty", expected="one of: " + ", ".join(item.name for item in FORMATS))
     if head.startswith(b"PAR1"):
-        raise InputError(path, "is a trace (Parquet) already", remedy=f"iretrace replay {path}")
+        raise InputError(
+            path,
+            "is Parquet, which is not imported",
+            expected="another tool's recording, or a table as CSV",
+            remedy=f"if it is a trace: iretrace replay {path}",
+        )
     for magic, name in _MAGICS:
         if head.startswith(magic):
             return name
