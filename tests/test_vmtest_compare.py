@@ -189,9 +189,23 @@ def match_returns(
     window: tuple[int, int] = (0, 10**9),
     seen_of: dict[int, int] | None = None,
 ) -> MatchedReturns:
-    """Match the returns of a machine of one CPU.
+    """Match the returns of a machine of one CPU; the arguments are those of :func:`of_cpu`."""
+    return returns.match([of_cpu(0, nest(events), events, seen, window, seen_of)])
+
+
+def of_cpu(  # noqa: PLR0917 - a table's columns
+    number: int,
+    nesting: Nesting,
+    events: list[log.Taken | log.Executed],
+    seen: list[Return],
+    window: tuple[int, int],
+    seen_of: dict[int, int] | None = None,
+) -> CpuReturns:
+    """One CPU's returns.
 
     Args:
+        number: the CPU's.
+        nesting: of its story.
         events: the emulator's story.
         seen: the trace's returns.
         window: its edges, as places in the story and as TSCs alike.
@@ -201,14 +215,14 @@ def match_returns(
     traps = [event for event in events if isinstance(event, log.Taken)]
     if seen_of is None:
         seen_of = {trap.at: one.entry_tsc for trap, one in zip(traps, seen, strict=False) if one.entry_tsc is not None}
-    cpu = CpuReturns(
-        cpu=0,
+    return CpuReturns(
+        cpu=number,
         executed=irets,
         returns=seen,
         window=(sum(one.at < window[0] for one in irets), sum(one.at < window[1] for one in irets)),
         begins_at=window[0],
         tsc_window=window,
-        nesting=nest(events),
+        nesting=nesting,
         taken=traps,
         entries=[
             (
@@ -230,7 +244,6 @@ def match_returns(
         ],
         unseen={},
     )
-    return returns.match([cpu])
 
 
 def test_each_iret_has_exactly_one_return() -> None:
@@ -322,6 +335,14 @@ def test_a_return_seen_on_its_way_to_user_mode_is_of_the_next_iret() -> None:
     assert ("only here", None) in causes(lost.to_user.differences)
 
 
+def test_a_trap_that_no_hook_shows_takes_no_others_return() -> None:
+    """A bystander's machine check and a timer, both in the idle loop; the timer's IRETQ is missing."""
+    events: list[log.Taken | log.Executed] = [taken(1), taken(3, 18), executed(4)]
+    cpu = replace(of_cpu(0, nest(events), events, [returned(1)], (0, 10**9), {1: 1}), unseen={3: "bystander"})
+    found = returns.match([cpu])
+    assert sorted(causes(found.to_kernel.differences)) == [("only here", None), ("only there", "bystander")]
+
+
 def test_an_edge_of_the_window_explains_only_what_it_cuts() -> None:
     """A trap open at the edge; an IRETQ whose return is missing is not explained by a like one elsewhere."""
     events: list[log.Taken | log.Executed] = [taken(10), executed(21), taken(25), executed(26)]
@@ -338,6 +359,31 @@ def test_an_edge_of_the_window_explains_only_what_it_cuts() -> None:
         seen_of={},
     )
     assert causes(missing.to_kernel.differences) == [("only there", None)]
+
+
+def test_each_cpus_window_has_edges_of_its_own() -> None:
+    """A task that goes to another CPU inside its trap: the one's window had not begun, the other's had."""
+    began: list[log.Taken | log.Executed] = [taken(5, ip=3, sp=4, cpl=3)]
+    ended: list[log.Taken | log.Executed] = [executed(50, ip=3, sp=4, user=True)]
+    nests = nestings({0: log.CpuStory(cpu=0, events=began), 1: log.CpuStory(cpu=1, events=ended)})
+    seen = replace(returned(10, ip=3, sp=4, user=True), hook="sched_switch")
+
+    def matched(begins: int, seen: list[Return]) -> MatchedReturns:
+        one = of_cpu(0, nests[0], began, seen, (begins, 100), seen_of={})
+        return returns.match([one, of_cpu(1, nests[1], ended, [], (0, 100))])
+
+    assert causes(matched(20, [seen]).to_user.differences) == [("order", "edge")]
+    assert causes(matched(4, [seen]).to_user.differences) == [("order", "moved")]
+    assert causes(matched(20, []).to_user.differences) == [("only there", None)]
+
+
+def test_a_machine_check_of_user_mode_may_be_switched_out() -> None:
+    """Another task runs in user mode before it returns; one in the kernel would be over by then."""
+    between = taken(2, 14, ip=30, sp=40, cpl=3)
+    of_user = nest([taken(1, 18, ip=3, sp=4, cpl=3), between, executed(3, ip=3, sp=4, user=True)])
+    assert of_user.trap[3].vector == 18
+    of_kernel = nest([taken(1, 18, ip=3, sp=4), between, executed(3, ip=3, sp=4)])
+    assert 3 not in of_kernel.trap
 
 
 def test_traps_that_end_on_another_cpu_are_followed() -> None:

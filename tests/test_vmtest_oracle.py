@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from iretrace.vectors import DB
 from vmtest import KERNELS
 from vmtest.compare import compare, failures
 from vmtest.kernels import ready
@@ -70,11 +71,15 @@ def test_the_two_tell_one_story(comparison: Comparison) -> None:
 
 
 def test_every_provoked_class_is_seen_with_its_frame(comparison: Comparison, recording: Path) -> None:
-    """Each as often as it was provoked, at least."""
+    """Each as often as it was provoked, at least; but for a breakpoint that the emulator itself passed over."""
     counts = dict(line.split() for line in (recording / "provoked.txt").read_text().splitlines())
-    for kind, source in PROVOKED.items():
-        least = 1 if source is None else int(counts[source[0]]) * source[1]
-        assert comparison.seen.get(kind, 0) >= least, kind
+    provoked = {kind: int(counts[source[0]]) * source[1] for kind, source in PROVOKED.items() if source is not None}
+    # Of some hundred rounds QEMU runs one past the kernel's breakpoint without #DB: then its own log has one less, too.
+    passed_over = provoked["#DB, user"] + provoked["#DB, kernel"] - comparison.counts[DB][0]
+    assert passed_over <= 1
+    provoked["#DB, kernel"] -= max(0, passed_over)
+    for kind in PROVOKED:
+        assert comparison.seen.get(kind, 0) >= provoked.get(kind, 1), kind
 
 
 def test_every_policy_decides_rightly_on_every_class(comparison: Comparison) -> None:

@@ -2,8 +2,8 @@
 
 A trap's IRETQ goes to the stack pointer that the trap saved; to another address where the kernel mended the fault.
 Where it delivers a signal the target says nothing of the trap, and only the trace can (``unmatched.py``). Traps of user
-mode may end on another CPU, where their task went; so what is open is looked up by its frame, not taken from the top of
-a stack. NMIs and machine checks never leave their CPU.
+mode may end on another CPU, where their task went, or behind those of other tasks; so what is open is looked up by its
+frame, not taken from the top of a stack. NMIs, and machine checks in the kernel, end before anything else goes on.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _elsewhere(
     still_open: dict[tuple[bool, int, int], list[tuple[int, Taken]]] = {}
     for cpu, story in stories.items():
         for trap in story.taken():
-            if trap.at not in nests[cpu].returned_at and trap.vector not in (NMI, MC):
+            if trap.at not in nests[cpu].returned_at and not _ends_first(trap):
                 still_open.setdefault((trap.cpl == 0, trap.ip, trap.sp), []).append((cpu, trap))
     found = {}
     for cpu, story in stories.items():
@@ -97,7 +97,7 @@ def _follow(
         if isinstance(event, Taken):
             if event.cpl == 3:
                 # User mode ran: an NMI or machine check whose end was missed is over.
-                still_open = [trap for trap in still_open if trap.vector not in (NMI, MC)]
+                still_open = [trap for trap in still_open if not _ends_first(trap)]
             if event.at not in gone:
                 still_open.append(event)
                 del still_open[:-_FORGET]
@@ -117,6 +117,15 @@ def _follow(
                 cleared |= {trap.at for trap in still_open[:index]}
             del still_open[index]
     return found
+
+
+def _ends_first(trap: Taken) -> bool:
+    """Whether a trap ends before its CPU does anything else.
+
+    A machine check of user mode may be switched out on its way back, by ``irqentry_exit_to_user_mode``
+    (kernel/entry/common.c).
+    """
+    return trap.vector == NMI or (trap.vector == MC and trap.cpl == 0)
 
 
 def _origin(still_open: list[Taken], event: Executed) -> int | None:

@@ -33,17 +33,27 @@ def match(cpus: Sequence[CpuReturns]) -> MatchedReturns:
     for mine, theirs in _by_trap(traps, executed, inside):
         _add(found, mine, theirs, traps)
     unmatched.match_mended(found, executed, inside, traps)
+    # What no hook shows has no return, and takes none from a trap with the same target: many interrupt the idle loop.
+    hidden = [item for item in executed if _is_unseen(item)]
+    executed = [item for item in executed if not _is_unseen(item)]
     for mine, theirs in _by_latest(traps, executed, inside):
         _add(found, mine, theirs, traps)
     for mine, theirs in _by_target(traps, executed, inside):
         _add(found, mine, theirs, traps)
+    executed += hidden
     _order(found)
-    for mine, theirs in _across_edge(traps, executed, outside):
+    for mine, theirs in _across_edge(traps, cpus, executed, outside):
         _edge(found, mine, theirs, count=True)
-    for mine, theirs in _across_edge(traps, before_or_after, inside):
+    for mine, theirs in _across_edge(traps, cpus, before_or_after, inside):
         _edge(found, mine, theirs, count=False)
     unmatched.explain(found, cpus, executed, inside, traps)
     return found
+
+
+def _is_unseen(item: Item[Executed]) -> bool:
+    """Whether an IRETQ is of a trap that the trace cannot have, by the entries' own comparison."""
+    trap = item.cpu.nesting.trap.get(item.one.at)
+    return trap is not None and trap.at in item.cpu.unseen
 
 
 def _in_window(cpu: CpuReturns, one: Return) -> bool:
@@ -117,13 +127,15 @@ def _by_target(
 
 
 def _across_edge(
-    traps: Traps, executed: list[Item[Executed]], returns: list[Item[Return]]
+    traps: Traps, cpus: Sequence[CpuReturns], executed: list[Item[Executed]], returns: list[Item[Return]]
 ) -> list[tuple[Item[Executed], Item[Return]]]:
     """Match what an edge of the window cuts in two, so that only one of IRETQ and return is inside.
 
     Either both are of a trap inside the window, which ended after it; or of one that was open when it began: on both
-    sides taken before and with the same target, the return in the trace before the window, its IRETQ behind.
+    sides taken before and with the same target, the return in the trace before the window, its IRETQ behind. The window
+    of the CPU that the trap began on: where its task went to another one, that begins at another time.
     """
+    begins = {cpu.cpu: cpu.begins_at for cpu in cpus}
     by_entry = {(item.cpu.cpu, item.one.entry_tsc): item for item in returns if item.one.entry_tsc is not None}
     before: dict[tuple[int, bool, int | None, int | None], list[Item[Return]]] = {}
     for item in returns:
@@ -134,8 +146,9 @@ def _across_edge(
         entry = traps.entry_of(mine)
         trap = mine.cpu.nesting.trap.get(mine.one.at)
         theirs = None if entry is None else by_entry.get(entry)
-        if theirs is None and trap is not None and trap.at < mine.cpu.begins_at <= mine.one.at:
-            waiting = before.get((mine.cpu.cpu, *target(mine.one)), [])
+        began = mine.cpu.nesting.adopted.get(mine.one.at, mine.cpu.cpu)
+        if theirs is None and trap is not None and trap.at < begins[began] and mine.cpu.begins_at <= mine.one.at:
+            waiting = before.get((began, *target(mine.one)), [])
             theirs = waiting.pop() if waiting else None  # the latest
         if theirs is not None and target(mine.one) == target(theirs.one):
             pairs.append((mine, theirs))
