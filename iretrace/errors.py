@@ -7,18 +7,21 @@
     ├── InputError           a file that was read is not what it should be
     │   ├── NotATrace        not Parquet, or Parquet without iretrace's footer
     │   ├── SchemaTooNew     written by a newer iretrace
+    │   ├── Missing          there is no such file, object or bucket, or no longer
     │   ├── Unreachable      an object store did not give it; trying again may help
     │   └── Damaged          truncated, out of range, a missing column
     ├── OutputError          a file could not be written, or exists already
     └── MachineError         this machine, kernel or privilege does not allow it
 
-Every error says where, what was found, what was expected and what to do next, in one line. Library code
-raises; only :mod:`iretrace.cli` turns an error into an exit status.
+Every error says where, what was found, what was expected and what to do next, in one line, without secrets
+(:mod:`iretrace.redaction`). Library code raises; only :mod:`iretrace.cli` turns an error into an exit status.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from iretrace.redaction import redacted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,15 +44,15 @@ class IretraceError(Exception):
     """
 
     def __init__(self, where: str | Path, found: str, *, expected: str = "", remedy: str = "") -> None:
-        self.where = str(where)
-        self.found = found
+        self.where = redacted(str(where))
+        self.found = redacted(found)
         self.expected = expected
         self.remedy = remedy
-        parts = [f"{self.where}: {found}"]
+        parts = [f"{self.where}: {self.found}"]
         if expected:
             parts.append(f"expected {expected}")
         if remedy:
-            parts.append(remedy)
+            parts.append(redacted(remedy))
         super().__init__(" ".join("; ".join(parts).split()))
 
 
@@ -71,6 +74,10 @@ class SchemaTooNew(InputError):  # noqa: N818
 
 class Damaged(InputError):  # noqa: N818
     """The file is truncated or holds values out of range."""
+
+
+class Missing(InputError):  # noqa: N818
+    """There is no such file, object or bucket, or no longer."""
 
 
 class Unreachable(InputError):  # noqa: N818

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import time
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -18,18 +19,23 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
 
-from iretrace.errors import IretraceError, MachineError, Unreachable, UsageError
+from iretrace.errors import EXIT_FAILED, IretraceError, MachineError, Unreachable, UsageError
+from iretrace.redaction import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future
+    from types import FrameType
 
 T = TypeVar("T")
 
 AHEAD: Final = 4
 """Tasks under way or done and not yet given out, for each worker."""
+
+PAUSE_S: Final = 0.3
+"""Before a file that could not be had is tried again; twice as long each time."""
 
 REMEDY: Final = "look at the worker's log; a smaller --jobs needs less memory"
 
@@ -99,14 +105,15 @@ def attempt(task: Callable[[str], T], retries: int, name: str) -> Outcome[T]:
         except Unreachable as error:
             if not left:
                 return Outcome(name=name, error=str(error))
+            time.sleep(min(PAUSE_S * 2 ** (retries - left), 5))
         except IretraceError as error:
             return Outcome(name=name, error=str(error))
         except MemoryError:
-            return Outcome(name=name, error=f"{name}: out of memory; a smaller --jobs needs less")
+            return Outcome(name=name, error=f"{redacted(name)}: out of memory; a smaller --jobs needs less")
         except Exception as error:  # noqa: BLE001 - one file must not stop the others
             if not left:
                 text = " ".join(str(error).split())[:300]
-                return Outcome(name=name, error=f"{name}: {type(error).__name__}: {text}")
+                return Outcome(name=name, error=redacted(f"{name}: {type(error).__name__}: {text}"))
     raise AssertionError(name)
 
 
@@ -127,7 +134,7 @@ def _in_processes(
                 if deaths[index] > options.retries:
                     done[index] = _alone(task, names[index])
                     continue
-                running[pool.submit(task, names[index])] = index
+                running[pool.submit(_until_stopped, task, names[index])] = index
             if given not in done:
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
                 try:
@@ -144,8 +151,17 @@ def _in_processes(
             while given in done:
                 yield done.pop(given)
                 given += 1
+    except BaseException:  # Ctrl-C, or nobody wants the rest
+        _stop(pool)
+        raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _stop(pool: ProcessPoolExecutor) -> None:
+    """Have the workers leave what they are at, and tidy up; ``pool.shutdown`` would wait for a task to end."""
+    for process in list((pool._processes or {}).values()):  # noqa: SLF001 - has no name before Python 3.14
+        process.terminate()
 
 
 def _alone(task: Callable[[str], Outcome[T]], name: str) -> Outcome[T]:
@@ -154,7 +170,7 @@ def _alone(task: Callable[[str], Outcome[T]], name: str) -> Outcome[T]:
         try:
             return pool.submit(task, name).result()
         except BrokenProcessPool:
-            return Outcome(name=name, error=f"{name}: its worker died, several times; {REMEDY}")
+            return Outcome(name=name, error=f"{redacted(name)}: its worker died, several times; {REMEDY}")
 
 
 def _pool(jobs: int) -> ProcessPoolExecutor:
@@ -163,14 +179,27 @@ def _pool(jobs: int) -> ProcessPoolExecutor:
 
 
 def _quiet() -> None:
-    """A worker leaves Ctrl-C to its parent, and the CPUs to the other workers."""
+    """A worker leaves Ctrl-C to its parent, which then stops it, and the CPUs to the other workers."""
     import signal  # noqa: PLC0415
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _stopped)
     import pyarrow as pa  # noqa: PLC0415
 
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
+
+
+def _stopped(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(EXIT_FAILED)
+
+
+def _until_stopped(task: Callable[[str], Outcome[T]], name: str) -> Outcome[T]:
+    """Do a task in a worker; when it is stopped, the worker ends as soon as the task's temporary files are gone."""
+    try:
+        return task(name)
+    except SystemExit:
+        os._exit(EXIT_FAILED)  # the pool would give it the next task
 
 
 def _on_cluster(task: Callable[[str], Outcome[T]], names: Sequence[str], options: FleetOptions) -> Iterator[Outcome[T]]:
@@ -189,7 +218,7 @@ def _on_cluster(task: Callable[[str], Outcome[T]], names: Sequence[str], options
                 yield future.result()
             except Exception as error:  # noqa: BLE001 - the cluster's own: a worker that died too often, a lost package
                 text = " ".join(str(error).split())[:300]
-                yield Outcome(name=name, error=f"{name}: {type(error).__name__}: {text}; {REMEDY}")
+                yield Outcome(name=name, error=redacted(f"{name}: {type(error).__name__}: {text}; {REMEDY}"))
             finally:
                 future.release()
 
