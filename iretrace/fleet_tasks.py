@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from iretrace import sources
 from iretrace.output import replacing
+from iretrace.redaction import redacted
 from iretrace.trace import open_trace
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def replay_document(
             found = saved.saved(trace, chosen)
             for policy in made["policies"]:
                 policy["savings"] = saved.document(found, policy["policy"], max_comms=None)
-    made["trace"]["path"] = name
+    made["trace"]["path"] = redacted(name)
     if outputs is not None:
         made["predictions"] = str(outputs.of(name))
     return made

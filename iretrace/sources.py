@@ -6,19 +6,24 @@ a pattern of paths. A remote trace is fetched to a temporary file while it is re
 
 from __future__ import annotations
 
+import errno
 import glob
-import os
+import re
 import tempfile
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from iretrace.errors import InputError, Unreachable, UsageError
+from iretrace import objects
+from iretrace.errors import InputError, IretraceError, OutputError, UsageError
+from iretrace.redaction import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _MAGIC = "*?["
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def expand(names: Sequence[str | Path]) -> tuple[str, ...]:
@@ -29,7 +34,7 @@ def expand(names: Sequence[str | Path]) -> tuple[str, ...]:
 
     Raises:
         InputError: a pattern matches nothing, or an object store cannot be listed.
-        UsageError: no name is given, or there is no such protocol.
+        UsageError: no name is given, or there is no such protocol, or its driver is not installed.
     """
     found: dict[str, None] = {}
     for name in map(str, names):
@@ -70,59 +75,93 @@ def _local(name: str) -> list[str]:
 
 
 def _remote(name: str) -> list[str]:
-    import fsspec  # noqa: PLC0415 - most traces are local
-
-    protocol = name.partition("://")[0]
-    try:
-        system, path = fsspec.url_to_fs(name)
-        if any(letter in path for letter in _MAGIC):
-            matches = sorted(map(str, system.glob(path)))
-        elif system.isdir(path):
-            matches = sorted(map(str, system.glob(path.rstrip("/") + "/*.parquet")))
+    system, path = objects.reach(name)
+    with objects.errors(name):
+        kind = "directory" if name.endswith("/") else _kind(system, path)
+        if kind == "directory":
+            found = _match(system, path.rstrip("/"), ["*.parquet"])
+        elif kind == "" and any(letter in path for letter in _MAGIC):
+            parts = path.split("/")
+            first = next(i for i, part in enumerate(parts) if any(letter in part for letter in _MAGIC))
+            found = _match(system, "/".join(parts[:first]), parts[first:])
         else:
-            return [name]
-        return [system.unstrip_protocol(match) for match in matches] or _nothing(name)
-    except (ValueError, ImportError) as error:
-        raise UsageError(
-            name, f"protocol {protocol!r} cannot be used ({error})", remedy="pip install the fsspec driver it needs"
-        ) from None
-    except InputError:
-        raise
-    except Exception as error:  # noqa: BLE001 - each store has exceptions of its own
-        raise InputError(name, f"could not be listed ({_short(error)})", expected="a store within reach") from None
+            return [name]  # whether it is there, says who fetches it
+        matches = sorted(map(str, found))
+    if not matches:
+        raise InputError(name, "no object matches", expected="a prefix or pattern that matches traces")
+    return [system.unstrip_protocol(match) for match in matches]
 
 
-def _nothing(name: str) -> list[str]:
-    raise InputError(name, "no object matches", expected="a prefix or pattern that matches traces")
+def _kind(system: Any, path: str) -> str:  # noqa: ANN401 - fsspec has no types
+    """``file``, ``directory``, or empty where that cannot be said; an object may be read by who may not list."""
+    try:
+        return str(system.info(path)["type"])
+    except FileNotFoundError as error:
+        if objects.is_no_bucket(error, path):
+            raise
+    except PermissionError:
+        pass
+    return ""
+
+
+def _match(system: Any, base: str, parts: Sequence[str]) -> Iterator[str]:  # noqa: ANN401
+    """Objects below ``base`` that a pattern matches; fsspec's ``glob`` would leave away what could not be listed."""
+    part, rest = parts[0], parts[1:]
+    if part == "**":
+        from fsspec.utils import glob_translate  # noqa: PLC0415
+
+        pattern = re.compile(glob_translate("/".join([glob.escape(base), *parts])))
+        yield from (found for found in system.find(base) if pattern.match(found))
+        return
+    for entry in _listed(system, base):
+        child = entry["name"].rstrip("/")
+        if child == base or not fnmatchcase(child.rpartition("/")[2], part):
+            continue
+        if not rest and entry["type"] == "file":
+            yield child
+        elif rest and entry["type"] == "directory":
+            yield from _match(system, child, rest)
+
+
+def _listed(system: Any, path: str) -> list[dict[str, Any]]:  # noqa: ANN401
+    try:
+        return list(system.ls(path, detail=True))
+    except FileNotFoundError as error:
+        if objects.is_no_bucket(error, path):
+            raise
+        return []
 
 
 @contextmanager
 def local(name: str) -> Iterator[Path]:
     """A local file that holds the trace of that name; what was fetched for it is deleted at the end.
 
+    The file is called as the object is, and errors that are raised while it is used name the object.
+
     Raises:
-        InputError: there is no such object.
+        Missing: there is no such object.
         Unreachable: it could not be fetched.
+        OutputError: there is no room for it here.
     """
     if "://" not in name:
         yield Path(name)
         return
-    import fsspec  # noqa: PLC0415
-
-    handle, temporary = tempfile.mkstemp(prefix="iretrace-", suffix=".parquet")
-    os.close(handle)
-    try:
+    with tempfile.TemporaryDirectory(prefix="iretrace-", ignore_cleanup_errors=True) as directory:
+        path = Path(directory) / objects.name_of(name)
+        system, remote = objects.reach(name)
+        with objects.errors(name):
+            try:
+                system.get_file(remote, str(path))
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise
+                raise OutputError(
+                    directory, f"has no room for {name} ({error.strerror})", remedy="set TMPDIR to a larger disk"
+                ) from None
         try:
-            system, path = fsspec.url_to_fs(name)
-            system.get_file(path, temporary)
-        except FileNotFoundError:
-            raise InputError(name, "there is no such object") from None
-        except Exception as error:  # noqa: BLE001 - each store has exceptions of its own
-            raise Unreachable(name, f"could not be fetched ({_short(error)})") from None
-        yield Path(temporary)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
+            yield path
+        except IretraceError as error:
+            shown = redacted(name)
+            error.where = error.where.replace(str(path), shown)
+            error.args = (str(error).replace(str(path), shown),)
+            raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +13,7 @@ from iretrace.commands import fleet_options
 from iretrace.errors import EXIT_FAILED, EXIT_OK
 from iretrace.fleet_tasks import replay_document
 from iretrace.outputs import plan
+from iretrace.redaction import redacted
 from iretrace.sources import expand, is_one
 
 if TYPE_CHECKING:
@@ -62,11 +63,11 @@ def replay_many(traces: Sequence[str], asked: Asked, options: FleetOptions) -> i
 
 
 def _swept(outcomes: Outcomes, outputs: Outputs | None) -> Iterator[Outcome[dict[str, Any]]]:
-    """Outcomes, and nothing half-written beside them: a worker that was killed could not tidy up."""
+    """Outcomes to show, and nothing half-written beside them: a worker that was killed could not tidy up."""
     for outcome in outcomes:
         if outputs is not None:
             outputs.sweep(outcome.name)
-        yield outcome
+        yield replace(outcome, name=redacted(outcome.name))
 
 
 def _sums(policies: Sequence[str]) -> list[SavedSum]:

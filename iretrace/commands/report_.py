@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from iretrace.analysis.totals import Estimate, Totals
     from iretrace.dashboards.comparison import Comparison
     from iretrace.replay.policies import Policy
+    from iretrace.store.run import Run
+    from iretrace.trace import Trace
 
 EPILOG = """\b
 Examples:
@@ -24,11 +26,12 @@ Examples:
   iretrace report run.parquet --force --json
   iretrace report after.parquet --compare before.parquet
   iretrace report after.parquet --compare workload=build --store runs/
+  iretrace report s3://bucket/runs/run.parquet
 """
 
 
 @click.command(name="report", epilog=EPILOG)
-@click.argument("trace", type=click.Path(path_type=Path, readable=False))
+@click.argument("name", metavar="TRACE", type=click.Path(readable=False))
 @click.option("-p", "--policy", default="rfc2014", show_default=True, metavar="NAME", help="How to choose RET or IRET.")
 @click.option(
     "-o",
@@ -48,7 +51,7 @@ Examples:
 @click.option("-f", "--force", is_flag=True, help="Replace the file if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written and the totals as JSON.")
 def command(  # noqa: PLR0913 - one parameter an option
-    trace: Path,
+    name: str,
     policy: str,
     output: Path | None,
     *,
@@ -61,30 +64,24 @@ def command(  # noqa: PLR0913 - one parameter an option
     """Show what TRACE says of the policy, in one HTML file that works offline.
 
     Which returns could use RET, which rule said so, rates, latencies, nesting, the projected saving and the hazards;
-    written for readers who have never heard of the proposal.
+    written for readers who have never heard of the proposal. TRACE is a file, or an object store's URL.
     """
-    from iretrace.console import progress, size  # noqa: PLC0415 - heavy imports only when the verb runs
+    from iretrace.console import size  # noqa: PLC0415 - heavy imports only when the verb runs
     from iretrace.output import check_target, replacing  # noqa: PLC0415
     from iretrace.replay.own import find  # noqa: PLC0415
-    from iretrace.store import aggregated  # noqa: PLC0415
-    from iretrace.trace import open_trace  # noqa: PLC0415
+    from iretrace.sources import local  # noqa: PLC0415
 
     chosen = find(policy)
-    counted = aggregated.read(trace) if aggregated.is_run(trace) else None
-    opened = None if counted is not None else open_trace(trace)
-    target = default_output(trace) if output is None else output
-    check_target(target, force=force)
+    with local(name) as trace:
+        opened = _opened(trace)
+        target = default_output(trace) if output is None else output
+        check_target(target, force=force)
 
-    from iretrace.analysis.study import study  # noqa: PLC0415
-    from iretrace.analysis.totals import totals  # noqa: PLC0415
-    from iretrace.dashboards.report import report  # noqa: PLC0415
+        from iretrace.analysis.totals import totals  # noqa: PLC0415
+        from iretrace.dashboards.report import report  # noqa: PLC0415
 
-    if counted is not None:
-        studied = _called(counted.study(chosen.name), trace)
-    elif opened is not None:
-        with progress("reading", opened.n_events) as advance:
-            studied = study(opened, chosen, progress=advance)
-    compared = None if base is None else _compared(trace, base, url, chosen, anyway=anyway)
+        studied = _study(opened, chosen, trace)
+        compared = None if base is None else _compared(trace, base, url, chosen, anyway=anyway)
     document = report(studied, compared)
     with replacing(target, force=force) as temporary:
         # Bytes, because the digests of the scripts hold for these line ends.
@@ -94,6 +91,25 @@ def command(  # noqa: PLR0913 - one parameter an option
     else:
         click.echo(f"{target} written ({size(target.stat().st_size)}): open it in a browser")
     return EXIT_OK
+
+
+def _opened(path: Path) -> Run | Trace:
+    """A run that was counted without events, or a trace."""
+    from iretrace.store import aggregated  # noqa: PLC0415
+    from iretrace.trace import open_trace  # noqa: PLC0415
+
+    return aggregated.read(path) if aggregated.is_run(path) else open_trace(path)
+
+
+def _study(opened: Run | Trace, policy: Policy, path: Path) -> Study:
+    from iretrace.analysis.study import study  # noqa: PLC0415
+    from iretrace.console import progress  # noqa: PLC0415
+    from iretrace.store.run import Run  # noqa: PLC0415
+
+    if isinstance(opened, Run):
+        return _called(opened.study(policy.name), path)
+    with progress("reading", opened.n_events) as advance:
+        return study(opened, policy, progress=advance)
 
 
 def _called(studied: Study, path: Path) -> Study:
@@ -108,19 +124,19 @@ def _compared(trace: Path, base: str, store: str, policy: Policy, *, anyway: boo
     from iretrace.console import progress  # noqa: PLC0415
     from iretrace.dashboards.comparison import ONE_EACH, Comparison  # noqa: PLC0415
     from iretrace.dashboards.html import clip, text  # noqa: PLC0415
-    from iretrace.store import aggregated  # noqa: PLC0415
+    from iretrace.redaction import redacted  # noqa: PLC0415
     from iretrace.store.comparable import obstacles, remarks  # noqa: PLC0415
     from iretrace.store.rows import run_row  # noqa: PLC0415
+    from iretrace.store.run import Run  # noqa: PLC0415
     from iretrace.store.sides import find_side, replaying  # noqa: PLC0415
     from iretrace.store.summarize import summarize  # noqa: PLC0415
-    from iretrace.trace import open_trace  # noqa: PLC0415
 
     old = find_side(base, store, policy, replaying(policy, progress))
-    if aggregated.is_run(trace):
-        run = aggregated.read(trace)
+    opened = _opened(trace)
+    if isinstance(opened, Run):
+        run = opened
     else:
-        opened = open_trace(trace)
-        with progress(f"reading {trace} to compare", opened.n_events) as advance:
+        with progress(f"reading {trace.name} to compare", opened.n_events) as advance:
             run = summarize(opened, [policy], progress=advance)
     rows = [run_row(run.document, int(run.policies[0].count.sum()))]
     against = obstacles(old.rows, rows)
@@ -128,7 +144,7 @@ def _compared(trace: Path, base: str, store: str, policy: Policy, *, anyway: boo
     found = compare(old.runs, [run], policy=policy.name) if anyway or not against else []
     return Comparison(
         found=found,
-        base=text(clip(f"{base} ({len(old.runs)} runs)" if len(old.runs) > 1 else base)),
+        base=text(clip(redacted(base) + (f" ({len(old.runs)} runs)" if len(old.runs) > 1 else ""))),
         new=text(clip(trace.name)),
         against=against,
         notes=[*remarks([*old.rows, *rows]), *one_each],

@@ -69,7 +69,9 @@ def add_runs(  # noqa: PLR0913 - one parameter an option
     TRACE is a file, a directory, a pattern or an object store's URL. A file that cannot be added is told, and the
     others are; the exit status is then 2.
     """
-    from iretrace.fleet_tasks import run_of_trace  # noqa: PLC0415 - heavy imports wait for the verb
+    from iretrace.errors import OutputError  # noqa: PLC0415 - heavy imports wait for the verb
+    from iretrace.fleet_tasks import run_of_trace  # noqa: PLC0415
+    from iretrace.redaction import redacted  # noqa: PLC0415
     from iretrace.replay.own import find  # noqa: PLC0415
     from iretrace.sources import expand  # noqa: PLC0415
     from iretrace.store import open_store  # noqa: PLC0415
@@ -79,20 +81,29 @@ def add_runs(  # noqa: PLR0913 - one parameter an option
         find(name)  # an error of the command line, not of each file
     found = expand(traces)
     store = open_store(url, create=True)
+    store.check_writable()  # now, and not when the first trace has been read
     added, failed = [], []
     task = partial(run_of_trace, policies, tags)
     for outcome in fleet_options.run("reading", task, found, fleet_options.chosen(jobs, scheduler, retries)):
         run = outcome.value
+        trace = redacted(outcome.name)
         if run is None:
-            failed.append({"trace": outcome.name, "error": outcome.error})
+            failed.append({"trace": trace, "error": outcome.error})
             continue
-        added.append({"run": store.add(run), "trace": outcome.name, "lossy": run.footer.is_lossy()})
+        try:
+            name = store.add(run)
+        except OutputError as error:
+            failed.append({"trace": trace, "error": str(error)})
+            click.echo(f"iretrace: {trace}: {error}", err=True)
+            continue
+        added.append({"run": name, "trace": trace, "lossy": run.footer.is_lossy()})
         if not as_json:
             lossy = "; it lost events, and is compared only if asked" if run.footer.is_lossy() else ""
-            click.echo(f"{run.id}: {outcome.name} added to {url}{lossy}")
-    store.index()
+            click.echo(f"{name}: {trace} added to {store.location}{lossy}")
     if as_json:
-        click.echo(json.dumps({"schema": 1, "store": url, "added": added, "failed": failed}, indent=2))
+        document = {"schema": 1, "store": str(store.location), "added": added, "failed": failed}
+        click.echo(json.dumps(document, indent=2))
+    store.index()
     return EXIT_FAILED if failed else EXIT_OK
 
 
@@ -202,7 +213,7 @@ def remove_runs(*, runs: tuple[str, ...], url: str, yes: bool) -> int:
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError("runs rm", "would remove for ever, and there is nobody to ask", remedy="add --yes")
-        click.confirm(f"Remove {', '.join(names)} from {url} for ever?", abort=True)
+        click.confirm(f"Remove {', '.join(names)} from {store.location} for ever?", abort=True)
     for name in dict.fromkeys(names):
         store.remove(name)
         click.echo(f"{name}: removed")

@@ -47,16 +47,16 @@ def add_trace(url: str, trace: Path) -> str:
     Raises:
         OutputError: the store cannot be written; the trace is as it was, and the message says how to add it later.
     """
-    from iretrace.errors import OutputError  # noqa: PLC0415 - heavy imports wait for the verb
+    from iretrace.errors import IretraceError, OutputError  # noqa: PLC0415 - heavy imports wait for the verb
     from iretrace.store import open_store  # noqa: PLC0415
     from iretrace.store.summarize import summarize  # noqa: PLC0415
     from iretrace.trace import open_trace  # noqa: PLC0415
 
     run = summarize(open_trace(trace))
-    store = open_store(url, create=True)
     try:
+        store = open_store(url, create=True)
         name = store.add(run)
-    except OutputError as error:
+    except IretraceError as error:
         raise OutputError(
             error.where, error.found, remedy=f"the trace is safe: iretrace runs add {trace} --store {url}"
         ) from None

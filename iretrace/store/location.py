@@ -1,22 +1,29 @@
 """Where a store lies: a directory, or a prefix of an object store through fsspec; only what a store needs of either.
 
 Files are immutable and have names of their own. Locally a file is written beside itself and linked into place, so
-that no reader meets half of one; object stores make an object visible when it is whole.
+that no reader meets half of one; object stores make an object visible when it is whole, and most can refuse to replace
+one that is there.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import inspect
 import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from iretrace.errors import InputError, OutputError
+from iretrace import objects
+from iretrace.errors import InputError, Missing, OutputError
+from iretrace.redaction import redacted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
 
 _TEMPORARY = ".tmp"
 
@@ -37,29 +44,38 @@ class Location:
         url: path, or URL that fsspec knows.
 
     Raises:
-        InputError: fsspec does not know the protocol, or lacks what it needs.
+        UsageError: fsspec does not know the protocol, or lacks what it needs.
     """
 
     def __init__(self, url: str | Path) -> None:
-        import fsspec  # noqa: PLC0415 - only for those who use a store
-        from fsspec.implementations.local import LocalFileSystem  # noqa: PLC0415
+        from fsspec.implementations.local import LocalFileSystem  # noqa: PLC0415 - only for those who use a store
 
         self.url = str(url)
-        try:
-            self._fs, self._root = fsspec.url_to_fs(self.url)
-        except (ValueError, ImportError, OSError) as error:
-            raise InputError(
-                self.url, f"cannot be reached ({_short(error)})", expected="a directory, or a URL that fsspec knows"
-            ) from None
+        if "://" in self.url:
+            self._fs, self._root = objects.reach(self.url)
+        else:
+            self._fs = LocalFileSystem()
+            self._root = str(self._fs._strip_protocol(self.url))  # noqa: SLF001 - a leading ~
         self.local = Path(self._root) if isinstance(self._fs, LocalFileSystem) else None
 
     def __str__(self) -> str:
-        return self.url
+        return redacted(self.url)
 
     def exists(self) -> bool:
         """Whether there is something there; an object store's empty prefix is not."""
         with self._errors(""):
             return bool(self._fs.exists(self._root))
+
+    def check(self) -> None:
+        """Ask an object store whether it answers, and has the bucket; an empty prefix is as good as a full one.
+
+        Raises:
+            InputError: it does not answer, refuses access, or has no such bucket.
+        """
+        if self.local is not None:
+            return
+        with self._errors(""):
+            self._if_there(self._root, lambda: self._fs.info(self._root))
 
     def list(self, folder: str) -> list[Entry]:
         """Files of a folder, by name; none where there is no such folder.
@@ -69,12 +85,10 @@ class Location:
         """
         if self.local is not None:
             return _list_local(self.local / folder)
+        path = self._path(folder)
         with self._errors(folder):
-            self._fs.invalidate_cache(self._path(folder))
-            try:
-                found = self._fs.ls(self._path(folder), detail=True)
-            except FileNotFoundError:
-                return []
+            self._fs.invalidate_cache(path)
+            found = self._if_there(path, lambda: self._fs.ls(path, detail=True)) or []
         entries = [_entry(one) for one in found if one.get("type") == "file"]
         return sorted((one for one in entries if _is_ours(one.name)), key=lambda one: one.name)
 
@@ -82,7 +96,8 @@ class Location:
         """A file's content.
 
         Raises:
-            InputError: it cannot be read, or is gone.
+            Missing: it is gone.
+            InputError: it cannot be read.
         """
         with self._errors(name):
             if self.local is not None:
@@ -98,16 +113,26 @@ class Location:
         Raises:
             OutputError: it cannot be written.
         """
-        try:
+        with self._errors(name, "written"):
             if self.local is not None:
                 return _write_local(self.local / name, data)
-            if self._fs.exists(self._path(name)):
-                return False
-            self._fs.pipe_file(self._path(name), data)
-        except OSError as error:
-            raise OutputError(
-                f"{self.url}/{name}", f"could not be written ({_short(error)})", remedy="choose another store"
-            ) from None
+            return not self._fs.exists(self._path(name)) and self._create(name, data)
+
+    def _create(self, name: str, data: bytes) -> bool:
+        """Write an object that was not there a moment ago; the store says whether another writer was faster."""
+        path = self._path(name)
+        if "mode" in inspect.signature(self._fs.pipe_file).parameters:
+            try:
+                self._fs.pipe_file(path, data, mode="create")
+            except FileExistsError:
+                # It may be ours: when the answer was lost, the driver asked again.
+                return bytes(self._fs.cat_file(path)) == data
+            except OSError as error:
+                if error.errno != errno.ENOSYS:  # NotImplemented: an S3 without conditions
+                    raise
+            else:
+                return True
+        self._fs.pipe_file(path, data)
         return True
 
     def remove(self, name: str) -> bool:
@@ -116,32 +141,54 @@ class Location:
         Raises:
             OutputError: it cannot be removed.
         """
-        try:
+        with self._errors(name, "removed"):
             if self.local is not None:
-                (self.local / name).unlink()
+                try:
+                    (self.local / name).unlink()
+                except FileNotFoundError:
+                    return False
+            elif not self._fs.exists(self._path(name)):  # S3 removes what is not there, too
+                return False
             else:
                 self._fs.rm_file(self._path(name))
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise OutputError(f"{self.url}/{name}", f"could not be removed ({_short(error)})") from None
         return True
 
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"
 
+    def _if_there(self, path: str, ask: Callable[[], T]) -> T | None:
+        """What the store says; ``None`` where there is nothing of that name in the bucket."""
+        try:
+            return ask()
+        except FileNotFoundError as error:
+            if objects.is_no_bucket(error, path):
+                raise
+            return None
+
     @contextlib.contextmanager
-    def _errors(self, name: str) -> Iterator[None]:
+    def _errors(self, name: str, done: str = "") -> Iterator[None]:
+        """Errors of reading, or of what else is ``done``, as iretrace's."""
+        where = f"{self.url}/{name}" if name else self.url
+        if self.local is None:
+            with objects.errors_of_writing(where, done) if done else objects.errors(where):
+                yield
+            return
         try:
             yield
+        except FileNotFoundError as error:
+            if done:
+                raise OutputError(where, f"could not be {done} ({_short(error)})") from None
+            raise Missing(where, f"cannot be read ({_short(error)})", expected="a store of runs") from None
         except OSError as error:
-            where = f"{self.url}/{name}" if name else self.url
+            if done:
+                raise OutputError(
+                    where, f"could not be {done} ({_short(error)})", remedy="choose another store"
+                ) from None
             raise InputError(where, f"cannot be read ({_short(error)})", expected="a store of runs") from None
 
 
-def _short(error: BaseException) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split())[:160] or type(error).__name__
+def _short(error: OSError) -> str:
+    return " ".join((error.strerror or str(error)).split())[:160] or type(error).__name__
 
 
 def _is_ours(name: str) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from iretrace import sources
 from iretrace.errors import UsageError
+from iretrace.redaction import redacted
 from iretrace.store import aggregated
 from iretrace.store.rows import run_row
 from iretrace.store.store import open_store, records
@@ -64,7 +65,7 @@ def find_side(named: str, store: str, policy: Policy, replay: Replay) -> Side:
         raise UsageError(named, "names the same recording twice", expected="repeats, each recorded for itself")
     for run in runs:
         run.policy(policy.name)
-    return Side(named=named, runs=tuple(runs), rows=tuple(_row(run) for run in runs))
+    return Side(named=redacted(named), runs=tuple(runs), rows=tuple(_row(run) for run in runs))
 
 
 def _find(part: str, where: str, replay: Replay) -> list[Run]:
@@ -95,7 +96,7 @@ def replaying(policy: Policy, progress: Progress) -> Replay:
                     runs.append(aggregated.read(path))
                     continue
                 trace = open_trace(path)
-                with progress(f"reading {name}", trace.n_events) as advance:
+                with progress(f"reading {redacted(name)}", trace.n_events) as advance:
                     runs.append(summarize(trace, [policy], progress=advance))
         return runs
 

@@ -13,6 +13,7 @@ import contextlib
 import os
 import secrets
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,14 +22,24 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from iretrace.errors import Damaged, InputError, IretraceError, OutputError, UsageError
+from iretrace.errors import (
+    Damaged,
+    InputError,
+    IretraceError,
+    Missing,
+    OutputError,
+    SchemaTooNew,
+    Unreachable,
+    UsageError,
+)
 from iretrace.store.location import Entry, Location
 from iretrace.store.member import MAX_BYTES, from_bytes, parquet, read_member, to_bytes
 from iretrace.store.rows import run_row
 from iretrace.store.schema import ALL, METRIC_SCHEMA, RUN_SCHEMA, STORE_SCHEMA
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Future
     from pathlib import Path
 
     import duckdb
@@ -73,12 +84,14 @@ class _Rows:
 
 @dataclass(frozen=True, kw_only=True)
 class _Read:
-    """One member as read: its rows, or why there are none."""
+    """One member as read: its rows, or why there are none; neither where it was removed after it was listed."""
 
     entry: Entry
-    run: dict[str, Any] | None
-    metrics: pa.Table | None
+    run: dict[str, Any] | None = None
+    metrics: pa.Table | None = None
     reason: str = ""
+    lasting: bool = True
+    """Whether reading the same file again would tell the same."""
 
 
 class Store:
@@ -95,6 +108,7 @@ class Store:
         self._rows: _Rows | None = None
         self._listing: list[Entry] | None = None
         self._cache: dict[tuple[str, str], _Read] = {}
+        self._answered = False
 
     def runs(self) -> pd.DataFrame:
         """One row a run, the oldest first; columns are :data:`iretrace.store.schema.RUN_COLUMNS`.
@@ -202,10 +216,14 @@ class Store:
 
         Raises:
             UsageError: the store was opened to be read only.
+            InputError: an object store does not answer, refuses access, or has no such bucket.
             OutputError: the directory is not writable.
         """
         if self.readonly:
             raise UsageError(str(self.location), "the store was opened to be read only")
+        if not self._answered:
+            self.location.check()
+            self._answered = True
         folder = self.location.local
         while folder is not None and not folder.exists():
             folder = folder.parent
@@ -251,25 +269,38 @@ class Store:
                 .sort_values(["time", "run"], kind="stable")
                 .index
             )
-            bad = [Unreadable(name=one.entry.name, reason=one.reason) for one in fresh if one.run is None]
+            bad = [Unreadable(name=one.entry.name, reason=one.reason) for one in fresh if one.reason]
             runs = runs.take(pa.array(order.to_numpy()))
             self._rows = _Rows(runs=runs, metrics=_in_order(metrics, runs), unreadable=tuple(bad))
         return self._rows
 
     def _read_members(self, entries: Sequence[Entry]) -> list[_Read]:
         """Members, as far as they were not read before."""
-        wanted = [entry for entry in entries if (entry.name, entry.stamp) not in self._cache]
+        found = {}
+        for entry, fetch in self._fetched([one for one in entries if (one.name, one.stamp) not in self._cache]):
+            read = found[entry.name] = self._read_one(entry, fetch)
+            if read.lasting:
+                self._cache[entry.name, entry.stamp] = read
+        return [found.get(entry.name) or self._cache[entry.name, entry.stamp] for entry in entries]
+
+    def _fetched(self, wanted: Sequence[Entry]) -> Iterator[tuple[Entry, Callable[[], bytes]]]:
+        """Members, and what gives the content of each or raises why there is none."""
         if self.location.local is not None:
+            yield from ((entry, partial(self._fetch, entry)) for entry in wanted)
+            return
+        # Object stores answer slowly but to many at once. Only bytes are fetched in threads: Arrow's allocator
+        # (mimalloc in pyarrow 25 and 26) crashes if its first allocation is in a thread that ends (arrow#50471).
+        pool = ThreadPoolExecutor(_THREADS)
+        try:
+            under_way: deque[tuple[Entry, Future[bytes]]] = deque()
             for entry in wanted:
-                self._cache[entry.name, entry.stamp] = self._read_one(entry, partial(self._fetch, entry))
-        elif wanted:
-            # Object stores answer slowly but to many at once. Only bytes are fetched in threads: Arrow's allocator
-            # (mimalloc in pyarrow 25 and 26) crashes if its first allocation is in a thread that ends (arrow#50471).
-            with ThreadPoolExecutor(min(_THREADS, len(wanted))) as pool:
-                fetched = [(entry, pool.submit(self._fetch, entry)) for entry in wanted]
-                for entry, future in fetched:
-                    self._cache[entry.name, entry.stamp] = self._read_one(entry, future.result)
-        return [self._cache[entry.name, entry.stamp] for entry in entries]
+                under_way.append((entry, pool.submit(self._fetch, entry)))
+                if len(under_way) == 2 * _THREADS:  # more would only be held in memory
+                    first, future = under_way.popleft()
+                    yield first, future.result
+            yield from ((entry, future.result) for entry, future in under_way)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _fetch(self, entry: Entry) -> bytes:
         where = f"{self.location}/{RUNS}/{entry.name}"
@@ -289,11 +320,15 @@ class Store:
                 if row["policy"] == "" and row["vector"] == ALL
             ]
             return _Read(entry=entry, run=_checked(run_row(document, whole[0] if whole else 0)), metrics=metrics)
+        except Unreachable:  # the store's, not this member's
+            raise
+        except Missing:
+            return _Read(entry=entry, lasting=False)
         except IretraceError as error:
             reason = "; ".join([error.found, *([f"expected {error.expected}"] if error.expected else [])])
-            return _Read(entry=entry, run=None, metrics=None, reason=reason)
+            return _Read(entry=entry, reason=reason, lasting=isinstance(error, Damaged | SchemaTooNew))
         except (pa.ArrowException, OverflowError, ValueError) as error:
-            return _Read(entry=entry, run=None, metrics=None, reason=f"values out of range ({error})"[:200])
+            return _Read(entry=entry, reason=f"values out of range ({error})"[:200])
 
     def _index_stems(self) -> list[str]:
         """Indices, the newest first."""
@@ -305,7 +340,7 @@ class Store:
         now = {entry.name: entry.stamp for entry in entries}
         for stem in stems:
             # One that is damaged, or that another writer has just removed, is as good as none.
-            with contextlib.suppress(IretraceError, pa.ArrowException, ValueError, KeyError, OSError):
+            with contextlib.suppress(InputError, pa.ArrowException, ValueError, KeyError, OSError):
                 runs, stamps = self._read_index_table(f"{INDEX}/{stem}{_RUNS_END}", RUN_SCHEMA)
                 metrics, _ = self._read_index_table(f"{INDEX}/{stem}{_METRICS_END}", METRIC_SCHEMA)
                 held = {name for name, stamp in stamps.items() if now.get(name) == stamp}
@@ -329,8 +364,8 @@ class Store:
     def _write_index(self, rows: _Rows, stamps: dict[str, str], older: list[str]) -> None:
         import msgspec  # noqa: PLC0415
 
-        bad = {member.name for member in rows.unreadable}
-        good = {name: stamp for name, stamp in stamps.items() if name not in bad}
+        held = {f"{run}{SUFFIX}" for run in rows.runs.column("run").to_pylist()}
+        good = {name: stamp for name, stamp in stamps.items() if name in held}
         key = {_STAMPS_KEY: msgspec.json.encode({"schema": STORE_SCHEMA, "members": good})}
         stem = f"{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(4)}"
         # What makes the index count comes last.
@@ -371,7 +406,8 @@ def open_store(url: str | Path, *, readonly: bool = False, create: bool = False)
         create: a store that is not there yet is as good as an empty one.
 
     Raises:
-        InputError: there is nothing there, or it is no directory, or no store.
+        InputError: there is nothing there, or it is no directory, or no store, or cannot be reached.
+        UsageError: fsspec does not know the protocol, or its driver is not installed.
     """
     location = Location(url)
     if location.local is not None and location.local.exists() and not location.local.is_dir():
