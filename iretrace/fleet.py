@@ -129,25 +129,26 @@ def _in_processes(
     running: dict[Future[Outcome[T]], int] = {}
     try:
         while given < len(names):
-            while left and len(running) + len(done) < options.jobs * AHEAD:
-                index = left.popleft()
-                if deaths[index] > options.retries:
-                    done[index] = _alone(task, names[index])
-                    continue
-                running[pool.submit(_until_stopped, task, names[index])] = index
-            if given not in done:
-                finished, _ = wait(running, return_when=FIRST_COMPLETED)
-                try:
+            try:
+                while left and len(running) + len(done) < options.jobs * AHEAD:
+                    index = left[0]
+                    if deaths[index] > options.retries:
+                        done[index] = _alone(task, names[index])
+                    else:
+                        running[pool.submit(_until_stopped, task, names[index])] = index
+                    left.popleft()
+                if given not in done:
+                    finished, _ = wait(running, return_when=FIRST_COMPLETED)
                     for future in finished:
                         done[running[future]] = future.result()
                         del running[future]
-                except BrokenProcessPool:
-                    for index in sorted(running.values(), reverse=True):
-                        deaths[index] += 1
-                        left.appendleft(index)
-                    running.clear()
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    pool = _pool(options.jobs)
+            except BrokenProcessPool:  # by a worker's death, which is seen when one gives it a task or waits for one
+                for index in sorted(running.values(), reverse=True):
+                    deaths[index] += 1
+                    left.appendleft(index)
+                running.clear()
+                pool.shutdown(wait=False, cancel_futures=True)
+                pool = _pool(options.jobs)
             while given in done:
                 yield done.pop(given)
                 given += 1
@@ -183,11 +184,11 @@ def _quiet() -> None:
     import signal  # noqa: PLC0415
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _stopped)
     import pyarrow as pa  # noqa: PLC0415
 
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
+    signal.signal(signal.SIGTERM, _stopped)  # until here there is nothing to tidy up
 
 
 def _stopped(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -80,6 +80,25 @@ def test_what_may_pass_is_tried_again(failure: str, jobs: int, tmp_path: Path) -
     assert [outcome.value for outcome in outcomes] == ["A", "B", "C", "D", "E"]
 
 
+def done_by(_name: str) -> int:
+    """A task that says who did it."""
+    return os.getpid()
+
+
+def test_a_worker_that_dies_between_two_tasks() -> None:
+    """Its death is first seen when the next task is given out: that one is done by another worker."""
+    outcomes = run_all(done_by, list("abcdefghijklmnop"), FleetOptions(jobs=2))
+    first = next(outcomes).value
+    assert first is not None
+    time.sleep(1)  # what was given out is done
+    os.kill(first, signal.SIGKILL)
+    time.sleep(1)  # the pool knows
+    rest = [outcome.value for outcome in outcomes]
+    assert len(rest) == 15
+    assert None not in rest
+    assert first != rest[-1]
+
+
 def fatal(name: str) -> str:
     """A task whose worker dies of one name, always."""
     if name == "c":
