@@ -81,7 +81,7 @@ class Trace:
             with pq.ParquetFile(self.path, memory_map=True) as file:
                 last = 0
                 for index in groups:
-                    for batch in file.iter_batches(ROW_GROUP_EVENTS, row_groups=[index], columns=list(columns)):
+                    for batch in _batches(file, index, list(columns)):
                         if batch.num_rows:
                             last = _check(batch, last, str(self.path))
                             yield batch
@@ -179,6 +179,16 @@ def open_trace(path: str | Path) -> Trace:
     if largest > MAX_ROW_GROUP_EVENTS or widest > MAX_ROW_GROUP_EVENTS * _BYTES_PER_EVENT:
         raise Damaged(path, f"a row group holds {largest} events", expected=f"at most {MAX_ROW_GROUP_EVENTS}")
     return Trace(path=path, footer=footer, n_events=n_events, _n_row_groups=n_groups)
+
+
+def _batches(file: pq.ParquetFile, group: int, columns: list[str]) -> Iterable[pa.RecordBatch]:
+    """A row group's batches; one of iretrace's size is one, which costs less than to cut it."""
+    found: Iterable[pa.RecordBatch]
+    if file.metadata.row_group(group).num_rows <= ROW_GROUP_EVENTS:
+        found = file.read_row_group(group, columns=columns).to_batches()
+    else:
+        found = file.iter_batches(ROW_GROUP_EVENTS, row_groups=[group], columns=columns)
+    return found
 
 
 def _check_magic(path: Path) -> None:
