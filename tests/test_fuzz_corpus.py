@@ -52,7 +52,11 @@ def test_memory_is_given_back_at_once(path: Path, tmp_path: Path) -> None:
     gc.collect()
     gc.disable()
     try:
-        once(1)
-        assert gc.collect() == 0
+        # A circle of ours comes each time; what another test's thread or a module leaves behind, once.
+        left = []
+        while len(left) < 3 and (not left or left[-1]):
+            once(1 + len(left))
+            left.append(gc.collect())
+        assert left[-1] == 0, left
     finally:
         gc.enable()
