@@ -53,7 +53,7 @@ def test_memory_is_given_back_at_once(path: Path, tmp_path: Path) -> None:
     gc.disable()
     try:
         # A circle of ours comes each time; what another test's thread or a module leaves behind, once.
-        left = []
+        left: list[int] = []
         while len(left) < 3 and (not left or left[-1]):
             once(1 + len(left))
             left.append(gc.collect())
