@@ -360,6 +360,7 @@ def test_a_bad_record_is_named_and_the_rest_is_read(tmp_path: Path) -> None:
         (lambda data: b"2ELIFREP" + data[8:], "big-endian"),
         (lambda data: data[:50], "its header is 50 bytes long"),
         (lambda data: data[: 1 + int.from_bytes(data[40:48], "little")], "was cut after"),
+        (lambda data: data[:40] + b"\xff" * 8 + bytes(8) + data[56:], "was cut after"),
         (
             lambda data: (
                 data.replace(b"irq_vectors\0", b"irq_vectorz\0")

@@ -42,7 +42,7 @@ def open_header(file: BinaryIO, path: Path) -> Header:
     numbers = _FILE_HEADER.unpack(head + rest)
     attr_bytes, attrs, data = numbers[2], numbers[3:5], numbers[5:7]
     end = file.seek(0, os.SEEK_END)
-    if data[1] and sum(data) > end:
+    if max(data[0], sum(data) if data[1] else 0) > end:
         raise Damaged(
             path,
             f"was cut after {end:,} bytes: its records go on to {sum(data):,}, and what describes them follows",
