@@ -17,6 +17,7 @@ from iretrace.exporters.timeline import MAX_FACTS, POINT, SLICE, Clock, Facts, N
 from iretrace.losses import BY_NAME
 from iretrace.replay import costs, run
 from iretrace.replay.policies import Choice
+from iretrace.varint import varint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -254,7 +255,7 @@ class _Writer:
 
     def _put(self, packet: Any) -> None:  # noqa: ANN401
         message = packet.SerializeToString()
-        self._file.write(b"\x0a" + _varint(len(message)) + message)
+        self._file.write(b"\x0a" + varint(len(message)) + message)
 
 
 def _packet(**fields: int) -> Any:  # noqa: ANN401 - the classes are made at run time
@@ -273,7 +274,7 @@ def assemble(messages: Sequence[bytes], which: NDArray[np.intp], stamps: NDArray
         which: index of each packet's message, shape ``(n,)``.
         stamps: its ``timestamp``, below 2^63, shape ``(n,)``.
     """
-    heads = [b"\x0a" + _varint(len(message) + _STAMP_BYTES) + b"\x40" for message in messages]
+    heads = [b"\x0a" + varint(len(message) + _STAMP_BYTES) + b"\x40" for message in messages]
     whole = [head + bytes(9) + message for head, message in zip(heads, messages, strict=True)]
     lengths = np.array([len(one) for one in whole])
     ends = np.cumsum(lengths[which])
@@ -289,12 +290,3 @@ def assemble(messages: Sequence[bytes], which: NDArray[np.intp], stamps: NDArray
     for place in range(9):
         out[at + place] = ((stamps >> (7 * place)) & 0x7F) | (0x80 if place < 8 else 0)
     return out.tobytes()
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)

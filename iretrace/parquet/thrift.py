@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from iretrace.varint import varint
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -33,7 +35,7 @@ class Fields:
     def integer(self, number: int, value: int, kind: int = _I32) -> Fields:
         """An integer; ``kind`` tells its size."""
         self._begin(number, kind)
-        self._bytes += _varint(value << 1 if value >= 0 else ~(value << 1))
+        self._bytes += varint(value << 1 if value >= 0 else ~(value << 1))
         return self
 
     def long(self, number: int, value: int) -> Fields:
@@ -54,7 +56,7 @@ class Fields:
     def binary(self, number: int, value: bytes) -> Fields:
         """Bytes, or a text in UTF-8."""
         self._begin(number, _BINARY)
-        self._bytes += _varint(len(value)) + value
+        self._bytes += varint(len(value)) + value
         return self
 
     def struct(self, number: int, value: Fields) -> Fields:
@@ -69,30 +71,19 @@ class Fields:
 
     def integers(self, number: int, values: Sequence[int]) -> Fields:
         """A list of integers that are not negative."""
-        return self._list(number, _I32, [_varint(value << 1) for value in values])
+        return self._list(number, _I32, [varint(value << 1) for value in values])
 
     def texts(self, number: int, values: Sequence[bytes]) -> Fields:
         """A list of texts."""
-        return self._list(number, _BINARY, [_varint(len(value)) + value for value in values])
+        return self._list(number, _BINARY, [varint(len(value)) + value for value in values])
 
     def _list(self, number: int, kind: int, values: Sequence[bytes]) -> Fields:
         self._begin(number, _LIST)
         n = len(values)
-        self._bytes += bytes([n << 4 | kind]) if n < _LONG else bytes([0xF0 | kind]) + _varint(n)
+        self._bytes += bytes([n << 4 | kind]) if n < _LONG else bytes([0xF0 | kind]) + varint(n)
         self._bytes += b"".join(values)
         return self
 
     def done(self) -> bytes:
         """The structure, with the mark of its end."""
         return bytes(self._bytes) + b"\0"
-
-
-def _varint(value: int) -> bytes:
-    if value < 0x80:
-        return bytes((value,))
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
