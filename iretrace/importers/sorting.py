@@ -147,7 +147,7 @@ class _NearlySorted:
         self._written_to = 0
 
     def take(self, block: Block) -> None:
-        """Write what cannot wait for a third block.
+        """Write the earlier half, and hold the later one.
 
         Raises:
             TooLate: a row belongs before what has been written.
