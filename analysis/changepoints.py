@@ -1,8 +1,9 @@
 """Where the level of a series of runs changes, and how sure that is.
 
-**Where**: ruptures' PELT segments the series by least squares (Killick, Fearnhead & Eckley, "Optimal detection of
-changepoints with a linear computational cost", Journal of the American Statistical Association 107, 2012; Truong, Oudre
-& Vayatis, "Selective review of offline change point detection methods", Signal Processing 167, 2020).
+**Where**: in the segmentation whose sum of squares, with a penalty for each segment, is least (Jackson et al., "An
+algorithm for optimal partitioning of data on an interval", IEEE Signal Processing Letters 12, 2005). It is what PELT
+finds too (Killick, Fearnhead & Eckley, "Optimal detection of changepoints with a linear computational cost", Journal of
+the American Statistical Association 107, 2012), whose pruning would only save time that series of runs do not take.
 
 **How sure**: a test at a point that was chosen because the series changes there is no test: of thirty values of noise,
 the best split looks significant more often than not (Hawkins, "Testing a sequence of observations for a shift in
@@ -158,18 +159,41 @@ def _drawn_in(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _segment(values: NDArray[np.float64], least: int) -> list[int]:
-    """Candidates of ruptures' PELT; the penalty is that of the Bayesian information criterion."""
-    import ruptures  # noqa: PLC0415 - only when something is segmented
-
+    """Candidates; the penalty is that of the Bayesian information criterion."""
     # Differences of neighbours hold the noise without the levels (a median, as a change is among them).
     noise = np.median(np.abs(np.diff(values))) / 0.6745 / np.sqrt(2)
     variance = noise**2 or float(np.diff(values).var()) / 2
     penalty = 2 * variance * np.log(len(values))
-    found = ruptures.Pelt(model="l2", min_size=least, jump=1).fit(values).predict(pen=penalty or 1e-9)
-    if len(found) == 1:
-        # The noise may have been overrated: the best single split is for the test to judge.
-        found = ruptures.Binseg(model="l2", min_size=least, jump=1).fit(values).predict(n_bkps=1)
-    return [int(k) for k in found[:-1]]
+    # The noise may have been overrated: a single split, refined to the best one, is then for the test to judge.
+    return partition(values, least, penalty or 1e-9) or [len(values) // 2]
+
+
+def partition(values: NDArray[np.float64], least: int, penalty: float) -> list[int]:
+    """Where the segments begin, but the first, of the partition of least cost.
+
+    A segment costs the sum of squares about its mean, and the penalty. Of equal partitions, that with the earlier
+    begin of its last segment is taken.
+
+    Args:
+        values: centred and of the order of 1, so that sums of squares can be subtracted; two segments long at least.
+        least: shortest segment.
+        penalty: cost of a segment.
+    """
+    n = len(values)
+    sums, squares = (np.concatenate([[0.0], np.cumsum(values**power)]) for power in (1, 2))
+    cost = np.full(n + 1, np.inf)  # of the best partition of the first so many values
+    cost[0] = 0
+    begins = np.zeros(n + 1, np.intp)  # of that partition's last segment
+    for end in range(least, n + 1):
+        begin = np.arange(end - least + 1)
+        inside = squares[end] - squares[begin] - (sums[end] - sums[begin]) ** 2 / (end - begin)
+        whole = cost[begin] + inside
+        begins[end] = np.argmin(whole)
+        cost[end] = whole[begins[end]] + penalty
+    found = [int(begins[n])]
+    while found[-1]:
+        found.append(int(begins[found[-1]]))
+    return found[-2::-1]
 
 
 def _refined(values: NDArray[np.float64], points: list[int], least: int) -> list[int]:

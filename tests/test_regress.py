@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import re
+import sys
 from dataclasses import replace
+from itertools import combinations, pairwise
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from iretrace.analysis.changepoints import Options, find_changes, largest, seeded
+from iretrace.analysis.changepoints import Options, find_changes, largest, partition, seeded
 from iretrace.footer import Anchor, Footer, Loss
 from iretrace.replay.policies import by_name
 from iretrace.store import open_store
@@ -25,6 +27,7 @@ from iretrace.trace import open_trace
 from tests.sample_trace import START, write_sample
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -106,6 +109,65 @@ def test_a_step_from_zero_has_no_percentage() -> None:
     (change,) = find_changes([values], Options())[0]
     assert change.index == 15
     assert np.isnan(change.change_pct)
+
+
+def _cost(values: NDArray[np.float64], begins: Sequence[int], penalty: float) -> float:
+    return sum(
+        float(values[low:high].var()) * (high - low) + penalty for low, high in pairwise([0, *begins, len(values)])
+    )
+
+
+@st.composite
+def levels(draw: st.DrawFn, most: int) -> tuple[NDArray[np.float64], int, float]:
+    """A series of a few levels and noise, centred and scaled; the shortest segment; a penalty."""
+    least = draw(st.integers(2, 5))
+    rng = np.random.default_rng(draw(st.integers(0, 1 << 32)))
+    values = rng.normal(size=draw(st.integers(2 * least, most)))
+    for _ in range(draw(st.integers(0, 4))):
+        values[int(rng.integers(len(values))) :] += 4 * rng.normal()
+    values -= values.mean()
+    values /= np.abs(values).max()
+    return values, least, draw(st.floats(0.001, 1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(levels(most=13))
+def test_no_partition_costs_less(case: tuple[NDArray[np.float64], int, float]) -> None:
+    """Of all partitions with segments that are long enough, tried one by one, the one that is found costs least."""
+    values, least, penalty = case
+    n = len(values)
+    allowed = [
+        begins
+        for many in range(n // least)
+        for begins in combinations(range(least, n - least + 1), many)
+        if all(high - low >= least for low, high in pairwise([0, *begins, n]))
+    ]
+    found = partition(values, least, penalty)
+    assert tuple(found) in allowed
+    assert _cost(values, found, penalty) == pytest.approx(min(_cost(values, one, penalty) for one in allowed))
+
+
+@pytest.mark.skipif(
+    sys.version_info >= (3, 14), reason="ruptures wants an older Python; every partition is tried above"
+)
+@settings(max_examples=100, deadline=None)
+@given(levels(most=80))
+def test_candidates_are_those_of_ruptures(case: tuple[NDArray[np.float64], int, float]) -> None:
+    """The same as PELT's of ruptures, or ones that cost less: it prunes without regard to the shortest segment."""
+    import ruptures  # noqa: PLC0415 - not for every Python
+
+    values, least, penalty = case
+    found = partition(values, least, penalty)
+    *pelt, _ = ruptures.Pelt(model="l2", min_size=least, jump=1).fit(values).predict(pen=penalty)
+    if found != pelt:
+        assert _cost(values, found, penalty) < _cost(values, pelt, penalty)
+
+
+def test_candidates_of_series_with_ties_are_certain() -> None:
+    """A series of few values that repeat is cut where its levels change, and a constant one not at all."""
+    values = np.repeat([-1.0, 1.0, 0.0], [6, 4, 7])
+    assert partition(values, 4, 0.1) == [6, 10]
+    assert partition(np.zeros(20), 4, 0.1) == []
 
 
 @settings(max_examples=25, deadline=None)

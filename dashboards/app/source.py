@@ -189,7 +189,7 @@ class Source:
 
     def changes(self, policy: str) -> Search:
         """Where the store's series change, under a policy; looked for anew where the runs are others than before."""
-        from iretrace.dashboards.app.changes import Search  # noqa: PLC0415 - scipy and ruptures, for two pages
+        from iretrace.dashboards.app.changes import Search  # noqa: PLC0415 - scipy, for two pages
 
         snapshot = self.snapshot()
         key = (policy, hash(tuple(snapshot.runs["run"])))
