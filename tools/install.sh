@@ -34,7 +34,8 @@ $1"
 }
 ensure lib
 "$python" -m venv --clear "$home"
-"$home/bin/python" -m pip install --quiet --disable-pip-version-check .
+sh tools/dependencies.sh "$home/bin/python" run
+"$home/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation .
 ensure bin
 ln -sfn ../lib/iretrace/bin/iretrace "$prefix/bin/iretrace"
 for directory in man/man1 bash-completion/completions zsh/site-functions fish/vendor_completions.d; do
