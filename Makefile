@@ -12,7 +12,7 @@ DEMO_PACKAGES := python3-bpfcc
 INSTALL_TEST_PACKAGES := gcc-aarch64-linux-gnu libc6-dev-arm64-cross groff-base sudo systemd fish zsh
 TEST_PACKAGES := $(DEMO_PACKAGES) chromium linux-perf trace-cmd bpftrace $(VM_PACKAGES) $(INSTALL_TEST_PACKAGES)
 
-# Which releases: those of lock/, made by `make lock`; `LOCK=` takes the newest that setup.py allows.
+# Which releases: those of lock/, made by `make lock`; `LOCK=` takes the newest that setup.py allows (tools/dependencies.sh).
 LOCK ?= lock
 export LOCK
 

@@ -238,7 +238,7 @@ def prefix(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``make install`` into a directory; the dependencies are those of the running interpreter."""
     target = tmp_path_factory.mktemp("prefix") / "usr"
     (target / "share" / "man").mkdir(parents=True)
-    environment = {**os.environ, "PIP_NO_DEPS": "1", "PYTHONPATH": _site_packages()}
+    environment = {**os.environ, "LOCK": "none", "PYTHONPATH": _site_packages()}
     command = ["sh", "tools/install.sh", target, sys.executable]
     done = subprocess.run(
         [*map(str, command)], cwd=sources, env=environment, capture_output=True, text=True, check=False

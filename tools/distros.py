@@ -14,6 +14,8 @@ Each step has a time limit; when that passes it is told, with what runs then. `s
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
@@ -25,7 +27,7 @@ from typing import TYPE_CHECKING, Final
 from tools import limits, roots
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 HOME: Final = ROOT / "build" / "distros"
@@ -124,6 +126,19 @@ class Machine:
         self.step("tests", self.root.command("sh", "-c", TESTS, cwd=CLONE))
 
 
+@contextlib.contextmanager
+def alone(suite: str) -> Iterator[None]:
+    """No other run has this suite's root meanwhile; it is waited for."""
+    HOME.mkdir(parents=True, exist_ok=True)
+    with (HOME / f"{suite}.lock").open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{suite}: another run has its root; waiting for that to end", flush=True)
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
 STEPS: Final[dict[str, Callable[[Machine], None]]] = {"demo": Machine.demo, "wheel": Machine.wheel}
 
 
@@ -137,6 +152,22 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--keep", action="store_true", help="leave the roots as they are after the steps, to look at")
     return made
+
+
+def _tried(suite: str, python: str, options: argparse.Namespace) -> str | None:
+    """All steps of one suite; the one that failed."""
+    with alone(suite):
+        machine = Machine(suite=suite, python=python, root=roots.Root(HOME / suite, suite))
+        try:
+            machine.prepare(refresh=options.refresh)
+            for name in options.steps:
+                STEPS[name](machine)
+        except DistroError as error:
+            return str(error)
+        finally:
+            if not options.keep:
+                machine.root.remove()
+    return None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -155,19 +186,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser().error("roots are made by root: sudo make distros")
     if subprocess.run(["git", "diff", "--quiet", "HEAD"], cwd=ROOT, check=False).returncode:
         print("distros: what is not committed is not in the clone", file=sys.stderr)
-    failed = []
-    for spec in options.suites or SUITES:
-        suite, _, python = spec.partition("=")
-        machine = Machine(suite=suite, python=python or "python3", root=roots.Root(HOME / suite, suite))
-        try:
-            machine.prepare(refresh=options.refresh)
-            for name in options.steps:
-                STEPS[name](machine)
-        except DistroError as error:
-            failed.append(str(error))
-        finally:
-            if not options.keep:
-                machine.root.remove()
+    specs = [spec.partition("=") for spec in options.suites or SUITES]
+    failed = [error for suite, _, python in specs if (error := _tried(suite, python or "python3", options)) is not None]
     print(f"distros: failed: {'; '.join(failed)}" if failed else "distros: all steps passed")
     return 1 if failed else 0
 

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-ENDED_AFTER: Final = 4
-"""Times its limit, a step is ended."""
-
 _TAIL: Final = 30
 
 
@@ -29,14 +26,16 @@ class Step:
     Attributes:
         name: as it is told.
         command: and its arguments.
-        limit_s: after so many seconds it is told that the step goes on, and with what; after four times that it ends.
+        limit_s: after so many seconds it is told that the step goes on, and what runs.
         log: file that takes what the step prints, each line with the second at which it came.
+        ended_after: times its limit, it is ended.
     """
 
     name: str
     command: Sequence[str]
     limit_s: float
     log: Path
+    ended_after: float = 4
 
 
 def run(
@@ -73,7 +72,7 @@ def run(
             over = True
             print(f"{step.name}: over its limit of {step.limit_s:.0f} s, and goes on; what runs:", file=out)
             print("".join(f"    {line[:160]}\n" for line in running()), end="", file=out, flush=True)
-            process.wait((ENDED_AFTER - 1) * step.limit_s)
+            process.wait((step.ended_after - 1) * step.limit_s)
     except subprocess.TimeoutExpired:
         ended = True
     finally:
@@ -97,7 +96,8 @@ def run(
 
 
 def _keep(process: subprocess.Popen[bytes], log: Path, begin: float) -> None:
-    with log.open("w") as kept:
-        for line in process.stdout or ():
+    assert process.stdout is not None  # noqa: S101 - a pipe was asked for
+    with log.open("w") as kept, process.stdout as printed:
+        for line in printed:
             kept.write(f"{time.monotonic() - begin:6.1f}  {line.decode(errors='replace').rstrip()}\n")
             kept.flush()
