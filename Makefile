@@ -23,7 +23,7 @@ SOURCES       := setup.py pyproject.toml $(wildcard */*.c */*.h iretrace/*/*.c i
 
 PREFIX ?= /usr/local
 
-.PHONY: demo test distros fresh lock lint unit vmtest bench fuzz screenshots sample site install uninstall clean packages-demo packages-test packages-vm
+.PHONY: demo test distros fresh lock lint unit vmtest bench fuzz screenshots sample site install uninstall clean packages-build packages-demo packages-test packages-vm
 
 demo: $(INSTALLED) packages-demo
 	@sh tools/demo.sh $(BIN)/iretrace $(BIN)/python
@@ -89,11 +89,7 @@ install:
 uninstall:
 	@sh tools/uninstall.sh $(PREFIX)
 
-# What builds the extension, and the interpreter's headers and venv, which Debian has apart.
-$(INSTALLED): $(SOURCES) lock/run.txt tools/dependencies.sh
-	@command -v gcc >/dev/null || sh tools/packages.sh gcc libc6-dev
-	@$(PYTHON) -c 'import ensurepip, sysconfig, pathlib; (pathlib.Path(sysconfig.get_path("include")) / "Python.h").stat()' 2>/dev/null \
-		|| sh tools/packages.sh $(notdir $(PYTHON))-dev $(notdir $(PYTHON))-venv
+$(INSTALLED): $(SOURCES) lock/run.txt tools/dependencies.sh | packages-build
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	sh tools/dependencies.sh $(BIN)/python run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
@@ -102,6 +98,12 @@ $(INSTALLED): $(SOURCES) lock/run.txt tools/dependencies.sh
 $(INSTALLED_DEV): $(INSTALLED) lock/dev.txt
 	sh tools/dependencies.sh $(BIN)/python dev
 	@touch $@
+
+# What builds the extension, and the interpreter's headers and venv, which Debian has apart.
+packages-build:
+	@command -v gcc >/dev/null || sh tools/packages.sh gcc libc6-dev
+	@$(PYTHON) -c 'import ensurepip, sysconfig, pathlib; (pathlib.Path(sysconfig.get_path("include")) / "Python.h").stat()' 2>/dev/null \
+		|| sh tools/packages.sh $(notdir $(PYTHON))-dev $(notdir $(PYTHON))-venv
 
 packages-demo:
 	@sh tools/packages.sh $(DEMO_PACKAGES)

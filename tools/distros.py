@@ -41,6 +41,7 @@ LIMITS_S: Final = {"root": 180, "machine": 120, "clone": 30, "demo": 240, "wheel
 # Beside the clone, not in it: what is imported must be what was installed.
 WHEEL: Final = """
 set -eux
+make --no-print-directory packages-build PYTHON="$1"
 rm -rf /root/tested /root/dist
 "$1" -m venv /root/tested
 sh tools/dependencies.sh /root/tested/bin/python dev
