@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+import iretrace
 from iretrace.collect import preflight
 from iretrace.errors import MachineError
 from tests import browser as browsers
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+TESTED: Final = Path(iretrace.__file__).resolve().parent.parent  # the checkout, or where a wheel is installed
 REQUIRED: Final = os.environ.get("IRETRACE_KERNEL_TESTS") == "1"
 VM_REQUIRED: Final = os.environ.get("IRETRACE_VM_TESTS") == "1"
 _VM_PROGRAMS: Final = ("qemu-system-x86_64", "busybox", "cpio", "modprobe", "gcc", "apt-get")
@@ -106,8 +108,8 @@ class RunIretrace:
         return [sys.executable, "-m", "iretrace", *map(str, arguments)]
 
     def environment(self) -> dict[str, str]:
-        """The environment: this checkout, whatever is installed."""
-        return {**os.environ, "PYTHONPATH": str(ROOT)}
+        """The environment: the iretrace that is tested, wherever the command runs."""
+        return {**os.environ, "PYTHONPATH": str(TESTED)}
 
     def __call__(
         self, *arguments: str | Path, check: bool = True, env: dict[str, str] | None = None

@@ -11,7 +11,7 @@ import pytest
 
 from iretrace.collect import kernel
 from iretrace.trace import open_trace
-from tests.conftest import ROOT
+from tests.conftest import TESTED
 from tests.live import interrupts_of_init
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def collect(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str
         text=True,
         cwd=directory,
         timeout=120,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/usr/sbin:/bin:/sbin"},
+        env={"PYTHONPATH": str(TESTED), "PATH": "/usr/bin:/usr/sbin:/bin:/sbin"},
     )
 
 
