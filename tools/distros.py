@@ -18,6 +18,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -187,6 +188,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser().error("roots are made by root: sudo make distros")
     if subprocess.run(["git", "diff", "--quiet", "HEAD"], cwd=ROOT, check=False).returncode:
         print("distros: what is not committed is not in the clone", file=sys.stderr)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda got, _: sys.exit(128 + got))  # by way of what cleans up
     specs = [spec.partition("=") for spec in options.suites or SUITES]
     failed = [error for suite, _, python in specs if (error := _tried(suite, python or "python3", options)) is not None]
     print(f"distros: failed: {'; '.join(failed)}" if failed else "distros: all steps passed")
