@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from iretrace.errors import InputError, IretraceError
 from iretrace.importers import lines
 from iretrace.importers.run import Imported, import_file
-from tests.conftest import ROOT
+from tests.conftest import ROOT, needed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +47,18 @@ def test_a_kernels_traps_are_those_it_took(tmp_path: Path, monkeypatch: pytest.M
     kernel, log = tmp_path / "kernel", tmp_path / "log"
     build = ["gcc", "-m32", "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none,-Ttext=0x100000", "-o", str(kernel)]
     subprocess.run([*build, str(ROOT / "tests" / "workloads" / "kernel.S")], check=True)
-    machine = ["qemu-system-x86_64", "-accel", "tcg", "-M", "pc", "-m", "64", "-nodefaults", "-display", "none"]
+    machine = [
+        needed("qemu-system-x86_64", "qemu-system-x86"),
+        "-accel",
+        "tcg",
+        "-M",
+        "pc",
+        "-m",
+        "64",
+        "-nodefaults",
+        "-display",
+        "none",
+    ]
     ending = ["-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=1"]
     run = [*machine, *ending, "-kernel", str(kernel), "-d", "int", "-D", str(log)]
     assert subprocess.run(run, check=False, timeout=60).returncode == 1  # isa-debug-exit: 2 * 0 + 1

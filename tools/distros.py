@@ -39,7 +39,7 @@ CLONE: Final = "/root/iretrace"
 LIMITS_S: Final = {"root": 180, "machine": 120, "clone": 30, "demo": 240, "wheel": 300, "tests": 900}
 """By step; on a quiet machine with two CPUs each takes half of that at most."""
 
-# Beside the clone, not in it: what is imported must be what was installed.
+# Beside the clone, not in it: what is imported must be what was installed, by what a test starts in the clone too.
 WHEEL: Final = """
 set -eux
 make --no-print-directory packages-build PYTHON="$1"
@@ -57,7 +57,8 @@ rm -rf /root/beside && mkdir /root/beside
 for name in benchmarks docs samples tests tools vmtest; do ln -s "$PWD/$name" /root/beside/; done
 export PYTHONSAFEPATH=1 PYTHONPATH=/root/beside
 /root/tested/bin/python -c 'import iretrace; print(iretrace.__file__)' | grep ^/root/tested/
-/root/tested/bin/python -m pytest -q -m "not kernel and not vm"
+cd /root/beside
+/root/tested/bin/python -m pytest -q -c "$OLDPWD/pyproject.toml" "$OLDPWD/tests" -m "not kernel and not vm"
 """
 
 
