@@ -23,7 +23,7 @@ SOURCES       := setup.py pyproject.toml $(wildcard */*.c */*.h iretrace/*/*.c i
 
 PREFIX ?= /usr/local
 
-.PHONY: demo test distros fresh lock lint unit vmtest bench fuzz screenshots sample site install uninstall clean packages-build packages-demo packages-test packages-vm
+.PHONY: demo test check quick distros fresh lock lint unit vmtest bench fuzz screenshots sample site install uninstall clean packages-build packages-demo packages-test packages-vm
 
 demo: $(INSTALLED) packages-demo
 	@sh tools/demo.sh $(BIN)/iretrace $(BIN)/python
@@ -52,8 +52,17 @@ lint: $(INSTALLED_DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# What needs neither root nor a browser nor an emulated machine, nor much time: a minute on two cores.
+check: $(INSTALLED_DEV)
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target quick lint
+
+quick: $(INSTALLED_DEV)
+	$(BIN)/python -m pytest -m 'not kernel and not vm and not browser and not slow' -n auto --dist worksteal $(OPTIONS)
+
+# As many tests beside each other as there are CPUs, but of the live kernel and of emulated machines one at a time.
+# `make unit OPTIONS=--random-order` has them in another order each time, and prints the seed.
 unit: $(INSTALLED_DEV)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder --durations=40 --durations-min=5 $(OPTIONS)
 
 # The tests in emulated machines alone; `make test` has them too.
 vmtest: $(INSTALLED_DEV) packages-vm

@@ -17,7 +17,7 @@ import numpy as np
 
 from iretrace.collect.probes import SOURCES
 from iretrace.collect.wire import HOOK_NAMES, LOSS_CAUSES, TRAP_EVENT
-from tests.conftest import ROOT
+from tests.conftest import ROOT, needed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -40,11 +40,11 @@ def compiled(directory: Path) -> ctypes.CDLL:
     warnings = ["-Wall", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-function"]
     programs = ["-fsanitize=thread", "-ffreestanding", f"-I{here}", f"-I{ROOT / 'bpf' / 'stub' / 'include'}"]
     programs += [f"-D{name}" for name in _DEFINED]
-    common = ["gcc", "-O1", "-fPIC", *warnings, f"-I{ROOT / 'bpf'}", "-c"]
+    common = [compiler := needed("gcc", "gcc"), "-O1", "-fPIC", *warnings, f"-I{ROOT / 'bpf'}", "-c"]
     subprocess.run([*common, *programs, directory / "programs.c", "-o", directory / "programs.o"], check=True)
     subprocess.run([*common, "-Wextra", here / "machine.c", "-o", directory / "machine.o"], check=True)
     library = directory / "machine.so"
-    subprocess.run(["gcc", "-shared", "-o", library, *directory.glob("*.o")], check=True)
+    subprocess.run([compiler, "-shared", "-o", library, *directory.glob("*.o")], check=True)
     return ctypes.CDLL(str(library))
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import ctypes
 import re
 import struct
-import subprocess
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -15,6 +13,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from iretrace.collect import syscalls
+from tests.surroundings import tracefs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 _BPF_PROG_GET_NEXT_ID: Final = 11
 
-TRACEFS: Final = Path("/sys/kernel/tracing")
 INTERRUPT_ROWS: Final = {"LOC": [0xEC], "RES": [0xFD], "CAL": [0xFB, 0xFC]}
 """Rows of /proc/interrupts and the vectors counted in them."""
 INTERRUPT_ENTRIES: Final = (
@@ -78,16 +76,15 @@ def interrupts() -> dict[str, list[int]]:
 @contextmanager
 def ftrace_instance(name: str) -> Iterator[Path]:
     """A trace instance of its own, with the TSC as its clock; removed at the end."""
-    if not (TRACEFS / "instances").is_dir():
-        subprocess.run(["mount", "-t", "tracefs", "none", TRACEFS], check=True)
-    instance = TRACEFS / "instances" / name
-    instance.mkdir(exist_ok=True)
-    try:
-        (instance / "trace_clock").write_text("x86-tsc")
-        yield instance
-    finally:
-        (instance / "events" / "enable").write_text("0")
-        instance.rmdir()
+    with tracefs() as root:
+        instance = root / "instances" / name
+        instance.mkdir(exist_ok=True)
+        try:
+            (instance / "trace_clock").write_text("x86-tsc")
+            yield instance
+        finally:
+            (instance / "events" / "enable").write_text("0")
+            instance.rmdir()
 
 
 @contextmanager
@@ -128,17 +125,6 @@ def loaded_programs() -> set[int]:
             return found
         last = struct.unpack_from("=II", buffer)[1]
         found.add(last)
-
-
-def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 20.0, size: int = 1) -> None:
-    """Wait until a file of at least ``size`` bytes is there."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if path.exists() and path.stat().st_size >= size:
-            return
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
-        time.sleep(0.05)
-    raise AssertionError(f"{path} did not appear within {seconds} s")
 
 
 def own_losses(footer: Footer) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -11,10 +12,13 @@ import tempfile
 import threading
 import time
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import boto3
 from botocore.config import Config
+
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,23 +40,23 @@ def environment(endpoint: str) -> dict[str, str]:
     }
 
 
-def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+@contextlib.contextmanager
+def nobody_listens() -> Iterator[str]:
+    """An endpoint on loopback that refuses, and that nobody else can take meanwhile."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{held.getsockname()[1]}"
 
 
 class Server:
     """A server in a process of its own, which holds its objects in memory."""
 
     def __init__(self) -> None:
-        self.port = free_port()
-        self.endpoint = f"http://127.0.0.1:{self.port}"
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+        self._log = tempfile.NamedTemporaryFile()  # noqa: SIM115 - closed by stop
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
         self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log)
+        until(self._says_its_port, "the server says where it listens", self._process)
+        self.endpoint = f"http://127.0.0.1:{self.port}"
         self.client: Any = boto3.client(
             "s3",
             endpoint_url=self.endpoint,
@@ -61,11 +65,12 @@ class Server:
             aws_secret_access_key=SECRET,
             config=Config(retries={"total_max_attempts": 1}),
         )
-        deadline = time.monotonic() + 60
-        while not self._answers():
-            assert self._process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(self._answers, "the server answers", self._process)
+
+    def _says_its_port(self) -> bool:
+        found = re.search(r"Running on http://127\.0\.0\.1:(\d+)", Path(self._log.name).read_text())
+        self.port = int(found[1]) if found else 0
+        return self.port != 0
 
     def _answers(self) -> bool:
         try:
@@ -157,7 +162,7 @@ class Proxy:
                 passed += len(data)
                 if answer:
                     self.sent += len(data)
-                    time.sleep(self._pace_s)
+                    time.sleep(self._pace_s)  # no wait: how slow it is
         for one in (source, target):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)

@@ -21,7 +21,7 @@ from iretrace.replay.policies import DEVICE, Choice, built_in
 from iretrace.replay.tables import enumerate_policy
 from iretrace.store import aggregated
 from iretrace.trace import open_trace
-from tests.conftest import ROOT
+from tests.conftest import ROOT, needed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +55,7 @@ int main(void) {
 def test_one_layout(tmp_path: Path) -> None:
     """Offsets, sizes and constants of bpf/aggregate.h are those of numpy, contexts and histogram."""
     (tmp_path / "p.c").write_text(PRINT)
-    subprocess.run(["gcc", f"-I{ROOT / 'bpf'}", "-o", tmp_path / "p", tmp_path / "p.c"], check=True)
+    subprocess.run([needed("gcc", "gcc"), f"-I{ROOT / 'bpf'}", "-o", tmp_path / "p", tmp_path / "p.c"], check=True)
     lines = subprocess.run([tmp_path / "p"], check=True, capture_output=True, text=True).stdout.splitlines()
     seen = {line.rsplit(" ", 1)[0]: int(line.rsplit(" ", 1)[1]) for line in lines}
     assert counters.AGGREGATE.fields is not None
@@ -140,6 +140,7 @@ def test_counters_are_a_run() -> None:
     assert run.document.duration_s == 1.0
 
 
+@pytest.mark.slow
 def test_a_run_of_counters_is_read_like_any(tmp_path: Path) -> None:
     """Runs add, compare and report take the file; what needs events says in one line that it has none."""
     base, new = tmp_path / "base.parquet", tmp_path / "new.parquet"

@@ -71,6 +71,7 @@ def agree(returns: Iterable[Returns], *, saving: float | None, origin: int | Non
     saving=st.sampled_from((None, 0.0, 3.25, 250.0, -12.5)),
     origin=st.sampled_from((None, 0, 1010)),
 )
+@pytest.mark.slow
 def test_counts_agree(  # noqa: PLR0917 - a case is all of these
     events: list[dict[str, Any]],
     pairing: Pairing,
@@ -84,6 +85,7 @@ def test_counts_agree(  # noqa: PLR0917 - a case is all of these
 
 
 @pytest.mark.parametrize("every", [1, 50, 10_000])
+@pytest.mark.slow
 def test_counts_agree_where_stacks_overflow(every: int) -> None:
     """The oldest traps leave from below, and what the others hold moves down with them."""
     kernel = {"cs": 0x10, "ip": 1, "flags": 0x246, "sp": 0xFFFF_C900_0000_3F58}

@@ -67,6 +67,7 @@ def listed(series: pd.Series[Any]) -> list[object]:
     return [None if pd.isna(value) else value for value in series]
 
 
+@pytest.mark.slow
 def test_importing_is_light() -> None:
     """Nothing but the interpreter's own is imported until a name is used."""
     program = (
@@ -91,6 +92,7 @@ def test_importing_is_light() -> None:
         "import iretrace.analysis.study",
     ],
 )
+@pytest.mark.slow
 def test_replay_is_a_function_and_a_package(first: str, tmp_path: Path) -> None:
     """Whatever is imported first, ``iretrace.replay`` can be called and has modules."""
     path = write_trace(tmp_path / "small.parquet", EVENTS)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import runpy
-from typing import TYPE_CHECKING
 
 import pandas as pd
+import pytest
 
 from tests.conftest import ROOT
-
-if TYPE_CHECKING:
-    import pytest
 
 OPTIONS = ("display.width", "display.max_columns", "display.max_colwidth")
 
 
+@pytest.mark.slow
 def test_the_page_prints_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every block of the page, in one namespace, on the sample."""
     monkeypatch.chdir(ROOT)

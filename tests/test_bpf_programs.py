@@ -83,6 +83,7 @@ def everywhere(
         yield at, machine
 
 
+@pytest.mark.slow
 def test_an_nmi_that_was_claimed_ends_with_its_last_handler(machine: Machine) -> None:
     """Nothing follows behind it, so its exit is written at once, to the NMIs' ring."""
     machine.nmi(claimed=True, inside=[machine.breakpoint])

@@ -21,6 +21,8 @@ from iretrace.collect.tsc_khz import measure_tsc_khz
 from iretrace.errors import InputError, MachineError, UsageError
 from tests.conftest import REQUIRED
 
+pytestmark = pytest.mark.pinned
+
 X86 = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() != "x86_64", reason="the return paths are x86_64 Linux's"
 )
@@ -100,6 +102,7 @@ def test_a_suite_of_something_else_is_refused(wrong: pyperf.BenchmarkSuite) -> N
 
 @X86
 @pytest.mark.usefixtures("two_paths")
+@pytest.mark.slow
 def test_the_file_is_pyperfs_own(tmp_path: Path) -> None:
     """It loads, names the paths and the CPU, and ``python -m pyperf show`` reads it."""
     target = tmp_path / "costs.json"
@@ -124,6 +127,7 @@ def test_the_file_is_pyperfs_own(tmp_path: Path) -> None:
 
 @X86
 @pytest.mark.usefixtures("two_paths")
+@pytest.mark.slow
 def test_the_command_keeps_the_samples(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,6 +146,7 @@ def test_the_command_keeps_the_samples(
 
 
 @X86
+@pytest.mark.slow
 def test_workers_find_an_iretrace_that_only_this_process_knows(tmp_path: Path) -> None:
     """A checkout put on sys.path by hand, from a directory of no help, with no PYTHONPATH."""
     root = Path(iretrace.__file__).resolve().parent.parent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import given, settings
 
 from iretrace.replay.contexts import Target
@@ -50,6 +51,7 @@ def slots(stack: Stack) -> tuple[tuple[int, int | None], ...]:
 
 @settings(max_examples=150, deadline=None)
 @given(events=any_events, pairing=strategies.pairings)
+@pytest.mark.slow
 def test_stacks_are_the_twins(events: list[dict[str, Any]], pairing: Pairing) -> None:
     """Whatever was lost, whatever ended without an exit: the stack is what pairing had on it."""
     twin = Watching(pairing)

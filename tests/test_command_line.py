@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from iretrace.verbs import VERBS
 from tests.conftest import ROOT, RunIretrace
 from tests.traces import KERNEL_CS, event, write_trace
+from tests.waiting import PATIENCE_S, until
 
 SAMPLE = str(ROOT / "samples" / "mixed.parquet")
 PRINTING = [
@@ -154,7 +154,7 @@ def test_an_interrupt_leaves_nothing(arguments: tuple[str, ...], tmp_path: Path,
         "def hook(name, args):\n"
         "    if name == 'os.link':\n"
         "        os.kill(os.getpid(), signal.SIGSTOP)\n"
-        "        time.sleep(1)\n"  # another thread may be the one that takes the signal
+        "        time.sleep(1)\n"  # no wait: another thread may be the one that takes the signal
         "sys.addaudithook(hook)\n"
     )
     environment = run_iretrace.environment()
@@ -162,14 +162,10 @@ def test_an_interrupt_leaves_nothing(arguments: tuple[str, ...], tmp_path: Path,
     process = subprocess.Popen(
         run_iretrace.command(*arguments), cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
     )
-    end = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < end:
-        if Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
-            break
-        time.sleep(0.01)
+    until(lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] in "TZ", "it has stopped")
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGCONT)
-    _, complaint = process.communicate(timeout=60)
+    _, complaint = process.communicate(timeout=PATIENCE_S)
     # A line of its own: a terminal shows ^C first.
     assert (process.returncode, complaint) == (2, "\niretrace: interrupted\n")
     assert sorted(path.name for path in tmp_path.iterdir() if path.name[:2] != "__") == ["big.parquet", stopped.name]

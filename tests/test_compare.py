@@ -162,6 +162,7 @@ def test_neighbours_that_are_alike_do_not_make_differences_of_nothing(phi: float
         assert naive / told > 2 * wrong / told
 
 
+@pytest.mark.slow
 def test_comparing_like_with_like_raises_few_alarms() -> None:
     """Of pairs of runs of the same wandering process, at most one in twenty has any alarm, give or take chance."""
     rng = np.random.default_rng(2)

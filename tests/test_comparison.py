@@ -109,6 +109,7 @@ def test_a_run_against_itself_raises_nothing() -> None:
     assert "0 worse, 0 better" in html
 
 
+@pytest.mark.slow
 def test_report_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``--compare`` takes a trace or runs of a store; what must not be compared is not, unless anyway."""
     monkeypatch.chdir(tmp_path)

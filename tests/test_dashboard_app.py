@@ -91,6 +91,7 @@ def test_unreadable_members_are_named_and_the_rest_is_shown(source: Source) -> N
     assert "truncated" in shown(source, "/run?id=truncated")
 
 
+@pytest.mark.slow
 def test_a_run_that_breaks_while_it_is_served(place: Path, tmp_path: Path) -> None:
     """What was read before and is damaged since is said to be so; other pages go on."""
     names = stores.fill(tmp_path / "store", 3, trace=place / "sample.parquet")
@@ -111,6 +112,7 @@ def test_a_run_that_breaks_while_it_is_served(place: Path, tmp_path: Path) -> No
         st.one_of(st.text(max_size=30), st.integers().map(str), st.sampled_from(["rfc2014", "-1", "../../etc/passwd"])),
     )
 )
+@pytest.mark.slow
 def test_no_address_takes_a_page_down(source: Source, path: str, values: dict[str, str]) -> None:
     """Whatever its parameters say, there is a page, or a sentence on one."""
     from urllib.parse import urlencode  # noqa: PLC0415

@@ -79,6 +79,7 @@ any_events = st.one_of(strategies.loose_events(), strategies.truncated_events(),
     counters=st.lists(strategies.counters, min_size=1, max_size=3),
     cuts=st.sets(st.integers(1, 700), max_size=5),
 )
+@pytest.mark.slow
 def test_engine_is_its_twin(
     events: list[dict[str, Any]], pairing: Pairing, counters: list[NestCounter], cuts: set[int]
 ) -> None:
@@ -103,6 +104,7 @@ def test_engine_is_its_twin(
     counters=st.lists(strategies.counters, min_size=1, max_size=3),
     cuts=st.sets(st.integers(1, 700), max_size=5),
 )
+@pytest.mark.slow
 def test_counting_alone_counts_the_same(
     events: list[dict[str, Any]], pairing: Pairing, counters: list[NestCounter], cuts: set[int]
 ) -> None:

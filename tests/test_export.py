@@ -111,6 +111,7 @@ def counted(rows: Any) -> Counter[tuple[Any, ...]]:
 
 @settings(deadline=None, max_examples=40)
 @given(events=st.one_of(loose_events(), nested_events()).filter(bool), khz=st.sampled_from([None, 1e3, 2.5e6, 4e9]))
+@pytest.mark.slow
 def test_any_trace_decodes_to_its_traps(
     tmp_path_factory: pytest.TempPathFactory, events: list[dict[str, Any]], khz: float | None
 ) -> None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from tests.perfetto_engine import Engine
 
+pytestmark = pytest.mark.browser
+
 SAMPLE = ROOT / "samples" / "mixed.parquet"
 POLICIES = ["iret", "rfc2014"]
 COMPLAINTS = "SELECT name, severity, value FROM stats WHERE value > 0 AND severity IN ('error', 'data_loss')"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,9 +21,12 @@ from iretrace.fleet import FleetOptions, run_all
 from iretrace.fleet_tasks import replay_document
 from tests.conftest import TESTED, RunIretrace
 from tests.traces import KERNEL_CS, event, write_trace
+from tests.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+pytestmark = pytest.mark.slow  # nearly all start processes
 
 TASK = partial(replay_document, ("iret", "rfc2014"))
 WAYS = [FleetOptions(), FleetOptions(jobs=2)]
@@ -80,19 +82,20 @@ def test_what_may_pass_is_tried_again(failure: str, jobs: int, tmp_path: Path) -
     assert [outcome.value for outcome in outcomes] == ["A", "B", "C", "D", "E"]
 
 
-def done_by(_name: str) -> int:
-    """A task that says who did it."""
+def done_by(log: str, name: str) -> int:
+    """A task that says who did it, and notes that it is done."""
+    (Path(log) / name).touch()
     return os.getpid()
 
 
-def test_a_worker_that_dies_between_two_tasks() -> None:
+def test_a_worker_that_dies_between_two_tasks(tmp_path: Path) -> None:
     """Its death is first seen when the next task is given out: that one is done by another worker."""
-    outcomes = run_all(done_by, list("abcdefghijklmnop"), FleetOptions(jobs=2))
+    outcomes = run_all(partial(done_by, str(tmp_path)), list("abcdefghijklmnop"), FleetOptions(jobs=2))
     first = next(outcomes).value
     assert first is not None
-    time.sleep(1)  # what was given out is done
+    until(lambda: len(list(tmp_path.iterdir())) >= 2 * fleet.AHEAD, "what was given out is done")
     os.kill(first, signal.SIGKILL)
-    time.sleep(1)  # the pool knows
+    until(lambda: not Path(f"/proc/{first}").exists(), "the pool has seen that it died")
     rest = [outcome.value for outcome in outcomes]
     assert len(rest) == 15
     assert None not in rest
@@ -102,7 +105,7 @@ def test_a_worker_that_dies_between_two_tasks() -> None:
 def fatal(name: str) -> str:
     """A task whose worker dies of one name, always."""
     if name == "c":
-        time.sleep(0.2)  # so that others are under way
+        time.sleep(0.2)  # no wait: so that others are likely to be under way
         os.kill(os.getpid(), signal.SIGKILL)
     return name
 
@@ -219,11 +222,11 @@ class Cluster:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.address = f"tcp://127.0.0.1:{port}"
-        self._scheduler = _dask("scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard", "--no-show")
+        told = directory / "scheduler.json"
+        where = ("--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(told))
+        self._scheduler = _dask("scheduler", *where, "--no-dashboard", "--no-show")
+        until(lambda: told.exists() and told.read_text().endswith("}"), "its address is told", self._scheduler)
+        self.address = json.loads(told.read_text())["address"]
         self.workers = [self.worker(), self.worker()]
 
     def worker(self) -> subprocess.Popen[bytes]:
@@ -237,8 +240,8 @@ class Cluster:
         from distributed import Client  # noqa: PLC0415 - an extra
 
         connect: Any = Client
-        with connect(self.address, timeout=60, set_as_default=False) as client:
-            client.wait_for_workers(workers, timeout=60)
+        with connect(self.address, timeout=PATIENCE_S, set_as_default=False) as client:
+            client.wait_for_workers(workers, timeout=PATIENCE_S)
 
     def stop(self) -> None:
         """End what was started here."""
@@ -262,7 +265,7 @@ def slow(log: str, name: str) -> str:
     """A task that lasts, and says by whom it is done."""
     with (Path(log) / "log").open("a") as file:
         file.write(f"{os.getpid()} {name}\n")
-    time.sleep(0.3)
+    time.sleep(0.3)  # no wait: how long it lasts
     return name * 2
 
 
@@ -282,15 +285,20 @@ def test_a_cluster_gives_the_serial_results(
     import cloudpickle  # noqa: PLC0415 - comes with distributed
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+    def workers() -> set[str]:
+        return set((tmp_path / "log").read_text().split()[::2])
+
     outcomes = []
     for found in run_all(partial(slow, str(tmp_path)), names, options):
         outcomes.append(found)
-        if len(outcomes) == 3:
+        if len(outcomes) >= 3 and len(workers()) == 2 and cluster.workers[0].poll() is None:
             cluster.workers[0].kill()
             cluster.workers[0].wait()
+    assert cluster.workers[0].poll() is not None
     assert [found.value for found in outcomes] == [name * 2 for name in names]
     done = (tmp_path / "log").read_text().split()
-    assert len(set(done[::2])) == 2  # both had worked
+    assert len(workers()) == 2  # both had worked
     assert set(done[1::2]) == set(names)
 
 
@@ -299,11 +307,12 @@ def _until_one_has_all_that_is_left(address: str) -> None:
     from distributed import Client  # noqa: PLC0415 - an extra
 
     connect: Any = Client
-    with connect(address, timeout=60, set_as_default=False) as client:
-        deadline = time.monotonic() + 60
-        while sorted(bool(tasks) for tasks in client.processing().values()) != [False, True]:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+    with connect(address, timeout=PATIENCE_S, set_as_default=False) as client:
+
+        def one() -> bool:
+            return sorted(bool(tasks) for tasks in client.processing().values()) == [False, True]
+
+        until(one, "one worker has tasks and the other has none")
 
 
 def test_runs_and_comparisons_on_a_cluster_are_the_serial_ones(
@@ -322,7 +331,7 @@ def test_runs_and_comparisons_on_a_cluster_are_the_serial_ones(
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=run_iretrace.environment()) as adding:
         _until_one_has_all_that_is_left(cluster.address)
         cluster.workers[0].kill()
-        two = json.loads(adding.communicate(timeout=120)[0])
+        two = json.loads(adding.communicate(timeout=PATIENCE_S)[0])
     assert two["added"] == json.loads(one.stdout)["added"]
     assert len(two["added"]) == len(traces)
     assert two["failed"] == []

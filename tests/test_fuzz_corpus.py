@@ -42,6 +42,7 @@ def test_the_corpus_is_read_or_refused(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CORPUS)))
+@pytest.mark.slow
 def test_memory_is_given_back_at_once(path: Path, tmp_path: Path) -> None:
     """Nothing lies in circles, which wait for the collector: it counts objects, and these are of megabytes each."""
 

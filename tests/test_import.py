@@ -229,6 +229,7 @@ def test_a_disk_that_refuses_late_is_a_full_disk(tmp_path: Path, monkeypatch: py
     assert sum(batch.n_events for batch in contents.batches) == kept
 
 
+@pytest.mark.slow
 def test_a_partial_file_cut_anywhere(tmp_path: Path) -> None:
     """Cut at any byte, every complete batch is salvaged, or one line says that there is none."""
     whole = write_partial(tmp_path / "t.partial", [[10, 20], [30, 40], [50]]).read_bytes()

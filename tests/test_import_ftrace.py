@@ -7,7 +7,6 @@ import re
 import struct
 import subprocess
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -18,15 +17,16 @@ from iretrace.errors import InputError
 from iretrace.importers import lines, sorting
 from tests import perf_writer as perf
 from tests import ring_writer as ring
+from tests.conftest import needed
 from tests.import_twins import page_events
 from tests.importing import read_damaged, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.conftest import CompileWorkload
 
-TRACEFS: Final = Path("/sys/kernel/tracing")
 SYSTEMS: Final = ("exceptions", "irq_vectors", "irq", "nmi")
 _REPORT = re.compile(r"^.*?-(\d+)\s+\[(\d+)\](?:\s+\S+\s+|\s*)([\d.]+): +(\w+): +(.*)$")
 
@@ -61,39 +61,45 @@ def as_imported(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory, compile_workload: CompileWorkload) -> Iterator[dict[str, Path]]:
+def recorded(
+    tmp_path_factory: pytest.TempPathFactory, tracefs: Path, compile_workload: CompileWorkload
+) -> Iterator[dict[str, Path]]:
     """A recording of this kernel's ftrace with the TSC as its clock: as text, and by trace-cmd in both versions.
 
     ``trace-cmd record`` writes to ftrace's function filter, which a locked kernel refuses; enabling the events through
     tracefs and ``trace-cmd extract`` do without.
     """
     directory = tmp_path_factory.mktemp("ftrace")
-    clock = TRACEFS / "trace_clock"
+    program, trace_cmd = compile_workload("faults"), needed("trace-cmd", "trace-cmd")
+    clock, room = tracefs / "trace_clock", tracefs / "buffer_size_kb"
     before = clock.read_text().partition("[")[2].partition("]")[0]
+    room_before = room.read_text().split()[0]  # 7 (expanded: 1408) until it is first used
     try:
+        room.write_text("16384")  # what else the machine does while the program waits for a CPU has room
         clock.write_text("x86-tsc")
-        (TRACEFS / "trace").write_text("")
-        (TRACEFS / "tracing_on").write_text("1")
+        (tracefs / "trace").write_text("")
+        (tracefs / "tracing_on").write_text("1")
         for system in SYSTEMS:
-            (TRACEFS / "events" / system / "enable").write_text("1")
-        subprocess.run([compile_workload("faults"), "2003"], check=True, capture_output=True)
-        time.sleep(0.1)
+            (tracefs / "events" / system / "enable").write_text("1")
+        subprocess.run([program, "2003"], check=True, capture_output=True)
+        time.sleep(0.1)  # no wait: how long the recording goes on
         for system in SYSTEMS:
-            (TRACEFS / "events" / system / "enable").write_text("0")
+            (tracefs / "events" / system / "enable").write_text("0")
         files = {name: directory / name for name in ("trace", "v7.dat", "v6.dat", "none.dat", "report")}
-        files["trace"].write_bytes((TRACEFS / "trace").read_bytes())
-        run = ["trace-cmd", "extract", "-o", str(files["v7.dat"])]
+        files["trace"].write_bytes((tracefs / "trace").read_bytes())
+        run = [trace_cmd, "extract", "-o", str(files["v7.dat"])]
         subprocess.run(run, check=True, capture_output=True)
         for version, name in (("6", "v6.dat"), ("7", "none.dat")):
-            run = ["trace-cmd", "convert", "--file-version", version, "--compression", "none"]
+            run = [trace_cmd, "convert", "--file-version", version, "--compression", "none"]
             subprocess.run([*run, "-i", str(files["v7.dat"]), "-o", str(files[name])], check=True, capture_output=True)
-        report = ["trace-cmd", "report", "-i", str(files["v7.dat"])]
+        report = [trace_cmd, "report", "-i", str(files["v7.dat"])]
         files["report"].write_text(subprocess.run(report, check=True, capture_output=True, text=True).stdout)
         yield files
     finally:
         for system in SYSTEMS:
-            (TRACEFS / "events" / system / "enable").write_text("0")
+            (tracefs / "events" / system / "enable").write_text("0")
         clock.write_text(before)
+        room.write_text(room_before)
 
 
 @pytest.mark.kernel
@@ -117,6 +123,7 @@ def test_what_ftrace_recorded_is_what_trace_cmd_reports(
 
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
+@pytest.mark.slow
 def test_pages_are_read_as_the_twin_reads_them(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Short and long events, time extensions, absolute stamps, discarded events: each event at its time."""
     cpus = []
@@ -242,6 +249,7 @@ def test_perf_script_is_read_too(tmp_path: Path) -> None:
     kind=st.sampled_from(["6", "none", "zstd", "text"]),
 )
 @settings(max_examples=150, deadline=None)
+@pytest.mark.slow
 def test_damage_never_crashes(
     tmp_path_factory: pytest.TempPathFactory, noise: bytes, at: int, cut: int, kind: str
 ) -> None:

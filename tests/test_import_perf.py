@@ -19,6 +19,7 @@ from iretrace.importers import perf_data, perf_tasks, sorting
 from iretrace.importers.run import import_file
 from iretrace.processes import Commands
 from tests import perf_writer as perf
+from tests.conftest import needed
 from tests.import_twins import perf_samples
 from tests.importing import read_damaged, rows_of
 from tests.perf_writer import PerfFile, Tracepoint
@@ -35,9 +36,14 @@ EVENTS: Final = "exceptions:*,irq:*,nmi:*,irq_vectors:*_entry,irq_vectors:[!i]*_
 _LINE = re.compile(r"^\s*(-?\d+)/-?\d+\s+\[(\d+)\]\s+(\d+)\.(\d{9}):\s+([\w:]+):\s*(.*)$")
 
 
+def perf_tool() -> str:
+    """Where perf is."""
+    return needed("perf", "linux-perf")
+
+
 def as_perf_prints(path: Path) -> list[tuple[Any, ...]]:
     """Perf's own reading of a perf.data: (time, CPU, pid, phase, vector, irq, error code, user ip) of each trap."""
-    command = ["perf", "script", "--ns", "-F", "pid,tid,cpu,time,event,trace", "-i", str(path)]
+    command = [perf_tool(), "script", "--ns", "-F", "pid,tid,cpu,time,event,trace", "-i", str(path)]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found = []
     for line in text.splitlines():
@@ -87,6 +93,7 @@ _NAMED = re.compile(r"^\s*(.+?)\s+(-?\d+)/(-?\d+)\s+(\d+)\.(\d{9}):\s*$")
 
 
 @pytest.mark.kernel
+@pytest.mark.usefixtures("tracefs")
 def test_processes_are_called_what_perf_calls_them(tmp_path: Path) -> None:
     """Processes that fork, execute and rename themselves: at each trap of a main thread the name that perf prints."""
     data = tmp_path / "perf.data"
@@ -95,12 +102,12 @@ def test_processes_are_called_what_perf_calls_them(tmp_path: Path) -> None:
     )
     shell = "for i in 1 2 3 4 5 6 7; do /bin/true; (:; (ls / | cat)) >/dev/null; done"
     script = f'{shell}; exec {sys.executable} -c "{renames}"'
-    command = ["perf", "record", "-q", "-a", "-m", "4M", "-e", EVENTS, "-o", str(data), "--", "sh", "-c", script]
+    command = [perf_tool(), "record", "-q", "-a", "-m", "4M", "-e", EVENTS, "-o", str(data), "--", "sh", "-c", script]
     subprocess.run(command, check=True, capture_output=True)
     rows, imported = rows_of(data, tmp_path / "t.parquet")
     commands = Commands(imported.footer.processes)
     theirs: dict[tuple[int, int], set[str]] = {}
-    script_of = ["perf", "script", "--ns", "-F", "comm,pid,tid,time", "-i", str(data)]
+    script_of = [command[0], "script", "--ns", "-F", "comm,pid,tid,time", "-i", str(data)]
     for line in subprocess.run(script_of, check=True, capture_output=True, text=True).stdout.splitlines():
         match = _NAMED.match(line)
         assert match is not None, line
@@ -118,6 +125,7 @@ def test_processes_are_called_what_perf_calls_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.kernel
+@pytest.mark.usefixtures("tracefs")
 @pytest.mark.parametrize(
     "how", [("-o", "{}"), ("-o", "-"), ("-z", "-o", "{}"), ("--user-regs=ip,sp,flags,cs", "-g", "-o", "{}")], ids=repr
 )
@@ -128,7 +136,7 @@ def test_what_perf_recorded_is_what_perf_prints(
     monkeypatch.setattr(sorting, "HELD_ROWS", 5000)  # so that runs are spilled and merged
     data = tmp_path / "perf.data"
     workload = [str(compile_workload("faults")), "20011"]
-    command = ["perf", "record", "-q", "-a", "-m", "4M", "-e", EVENTS, *(part.format(data) for part in how), "--"]
+    command = [perf_tool(), "record", "-q", "-a", "-m", "4M", "-e", EVENTS, *(part.format(data) for part in how), "--"]
     done = subprocess.run([*command, *workload], check=True, capture_output=True)
     if "-" in how:
         data.write_bytes(done.stdout[done.stdout.index(b"PERFILE2") :])
@@ -184,6 +192,7 @@ def test_each_tracepoint_becomes_its_event(tmp_path: Path, *, pipe: bool) -> Non
 
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
+@pytest.mark.slow
 def test_every_sample_type_is_read_as_the_twin_reads_it(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
@@ -387,6 +396,7 @@ def test_what_cannot_be_imported_is_refused(tmp_path: Path, change: Callable[[by
 @example(times=[*range(7, 20), 0, 1, 2], step=0)
 @example(times=[9, 1, 8, 2, 7, 3, 6, 4, 5, 60, 0, 1, 2], step=0)
 @settings(max_examples=60, deadline=None)
+@pytest.mark.slow
 def test_any_disorder_is_sorted(tmp_path_factory: pytest.TempPathFactory, times: list[int], step: int) -> None:
     """More events than are held, nearly in order or not at all: all are there, equal times in the file's order."""
     recording = PerfFile()
@@ -416,6 +426,7 @@ def test_pieces_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @given(noise=st.binary(max_size=40), at=st.integers(0, 1 << 16), cut=st.integers(0, 1 << 16), pipe=st.booleans())
 @settings(max_examples=150, deadline=None)
+@pytest.mark.slow
 def test_damage_never_crashes(
     tmp_path_factory: pytest.TempPathFactory, noise: bytes, at: int, cut: int, *, pipe: bool
 ) -> None:

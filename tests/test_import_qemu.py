@@ -15,6 +15,7 @@ from iretrace.errors import InputError, IretraceError
 from iretrace.importers import lines
 from iretrace.importers.run import Imported, import_file
 from tests.conftest import ROOT, needed
+from tests.waiting import PATIENCE_S
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,23 +46,13 @@ def test_a_kernels_traps_are_those_it_took(tmp_path: Path, monkeypatch: pytest.M
     """Run in the emulator: each trap, in order, with the frame that the program's own symbols tell."""
     monkeypatch.setattr(lines, "BLOCK_BYTES", 5000)  # so that registers lie in another block than their trap
     kernel, log = tmp_path / "kernel", tmp_path / "log"
-    build = ["gcc", "-m32", "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none,-Ttext=0x100000", "-o", str(kernel)]
-    subprocess.run([*build, str(ROOT / "tests" / "workloads" / "kernel.S")], check=True)
-    machine = [
-        needed("qemu-system-x86_64", "qemu-system-x86"),
-        "-accel",
-        "tcg",
-        "-M",
-        "pc",
-        "-m",
-        "64",
-        "-nodefaults",
-        "-display",
-        "none",
-    ]
+    compiler, emulator = needed("gcc", "gcc"), needed("qemu-system-x86_64", "qemu-system-x86")
+    build = [compiler, "-m32", "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none,-Ttext=0x100000"]
+    subprocess.run([*build, "-o", kernel, ROOT / "tests/workloads/kernel.S"], check=True)
+    machine = [emulator, "-accel", "tcg", "-M", "pc", "-m", "64", "-nodefaults", "-display", "none"]
     ending = ["-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=1"]
     run = [*machine, *ending, "-kernel", str(kernel), "-d", "int", "-D", str(log)]
-    assert subprocess.run(run, check=False, timeout=60).returncode == 1  # isa-debug-exit: 2 * 0 + 1
+    assert subprocess.run(run, check=False, timeout=PATIENCE_S).returncode == 1  # isa-debug-exit: 2 * 0 + 1
     rows, done = rows_of(log, tmp_path / "t.parquet")
     symbols = subprocess.run(["nm", str(kernel)], check=True, capture_output=True, text=True).stdout
     at = {name: int(address, 16) for address, name in re.findall(r"^(\w+) \w (at_\w+)$", symbols, re.MULTILINE)}
@@ -122,6 +113,7 @@ def test_other_formats_take_one_file(tmp_path: Path) -> None:
 
 @given(noise=st.text(max_size=30), at=st.integers(0, 1 << 12))
 @settings(max_examples=60, deadline=None)
+@pytest.mark.slow
 def test_damage_never_crashes(tmp_path_factory: pytest.TempPathFactory, noise: str, at: int) -> None:
     """Text overwritten anywhere: some events, or one line of refusal."""
     text = trap(0) + trap(1)

@@ -28,7 +28,7 @@ SHIPPED = {".py", ".pyi", ".typed", ".c", ".h", ".toml", ".css", ".js", ".html"}
 def tracked() -> list[str]:
     """Files of the repository, without links; what is new and not ignored counts too."""
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        [needed("git", "git"), "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -217,6 +217,7 @@ def test_recording_elsewhere_is_refused_in_one_line(installed: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("define", ["-D__linux__=1", "-U__linux__"], ids=["linux", "elsewhere"])
+@pytest.mark.slow
 def test_the_extension_compiles_for_arm64(define: str) -> None:
     """Every source compiles without a warning where there are no x86 intrinsics, and where there is no Linux."""
     cross = needed("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu")
@@ -399,7 +400,10 @@ def _usable_by_others() -> str | None:
 @pytest.mark.kernel
 @pytest.mark.parametrize("capabilities", ["bpf,perfmon,syslog", ""])
 def test_three_capabilities_are_enough_to_collect(installed: Path, capabilities: str) -> None:
-    """A user with CAP_BPF, CAP_PERFMON and CAP_SYSLOG and no other right records; with none of them it is refused."""
+    """A user with CAP_BPF, CAP_PERFMON and CAP_SYSLOG and no other right records; with none of them it is refused.
+
+    The wheel is built for it and installed, which takes most of its seconds.
+    """
     python = _usable_by_others()
     assert python is not None, "no interpreter that other users can run"
     # Directories of pytest are for their owner alone.

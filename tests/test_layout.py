@@ -44,6 +44,7 @@ PURE = "import sys, importlib\nfor name in {names!r}: importlib.import_module(na
 HEAVY = ("bcc", "iretrace.collect.probes", "iretrace.collect.syscalls", "dash")
 
 
+@pytest.mark.slow
 def test_the_pure_core_imports_without_the_machine() -> None:
     """replay, analysis and dashboards import neither BCC nor what touches the kernel."""
     names = []

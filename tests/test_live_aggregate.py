@@ -105,7 +105,7 @@ def test_counters_are_the_replay_of_the_same_traps(
 ) -> None:
     """Context by context the counts are those of an event trace of the same process, recorded at the same time.
 
-    The recorder of events runs inside the counters', so that both see the process whole.
+    The recorder of events runs inside the counters', so that both see the process whole; each compiles its probes.
     """
     counted, recorded = tmp_path / "counted.parquet", tmp_path / "recorded.parquet"
     common = ("--no-calibrate", "--comm", "faults")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from iretrace.trace import open_trace
-from tests.conftest import ROOT
+from tests.conftest import ROOT, needed
 from tests.live import (
     INTERRUPT_ROWS,
     bounds,
@@ -94,7 +94,8 @@ def test_interrupt_counts_equal_proc_interrupts(
 
     A child takes snapshots of /proc/interrupts between two RDTSC each; what the trace holds between them, at least
     and at most, and what it says the kernel did not trace, must bracket the difference. Only interrupts that came
-    while process 1 was on the CPU, which ftrace counts beside, may be missing (docs/collecting.md).
+    while process 1 was on the CPU, which ftrace counts beside, may be missing (docs/collecting.md). The window is of
+    two seconds, for a thousand interrupts at least.
     """
     trace = tmp_path / "t.parquet"
     child = in_child(
@@ -174,16 +175,17 @@ def test_timer_interrupts_of_a_spinning_program_show_its_frame(
     assert ((spinning["flags"] & 0x200) != 0).all()  # IF: the interrupt was let in
 
 
+@pytest.mark.usefixtures("tracefs")
 def test_kernel_frames_agree_with_perf(
     run_iretrace: RunIretrace, tmp_path: Path, compile_workload: CompileWorkload
 ) -> None:
     """The interrupted address equals the one perf's unwinder finds beyond the entry stub, interrupt by interrupt.
 
     perf and iretrace record the same tracepoints at the same time; perf's CLOCK_MONOTONIC is compared with the TSC
-    by the trace's anchors.
+    by the trace's anchors. Two seconds of interrupts are recorded, and ``perf script`` unwinds them for as long again.
     """
     trace, data = tmp_path / "t.parquet", tmp_path / "perf.data"
-    perf = ["perf", "record", "-q", "-a", "-g", "-o", str(data), "-k", "mono", "-m", "4M"]
+    perf = [needed("perf", "linux-perf"), "record", "-q", "-a", "-g", "-o", str(data), "-k", "mono", "-m", "4M"]
     perf += [argument for name in PERF_EVENTS for argument in ("-e", f"irq_vectors:{name}_entry")]
     perf += ["--", str(compile_workload("ipis")), "2"]
     run_iretrace("collect", "-q", "--no-calibrate", "--raw-addresses", "-o", trace, "--", *perf)

@@ -11,6 +11,7 @@ import pytest
 from iretrace.collect.filters import cgroup2_root
 from iretrace.trace import open_trace
 from tests.live import own_faults, own_losses, read_events
+from tests.waiting import PATIENCE_S
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,9 +57,9 @@ def test_a_process_by_its_name(run_iretrace: RunIretrace, tmp_path: Path, compil
 def test_a_process_by_its_number(run_iretrace: RunIretrace, tmp_path: Path, compile_workload: CompileWorkload) -> None:
     """--pid N shows that process alone, its timer interrupts whole."""
     trace = tmp_path / "t.parquet"
-    spin = subprocess.Popen([str(compile_workload("spin")), "60"], stdout=subprocess.DEVNULL)
+    spin = subprocess.Popen([str(compile_workload("spin")), str(2 * PATIENCE_S)], stdout=subprocess.DEVNULL)
     try:
-        run_iretrace("collect", "-d", "1", "--no-calibrate", "--pid", str(spin.pid), "-o", trace)
+        run_iretrace("collect", "-d", "2", "--no-calibrate", "--pid", str(spin.pid), "-o", trace)
     finally:
         spin.kill()
         spin.wait()

@@ -11,33 +11,37 @@ import pytest
 
 from iretrace.collect import kernel
 from iretrace.trace import open_trace
-from tests.conftest import TESTED
+from tests.conftest import TESTED, needed
 from tests.live import interrupts_of_init
+from tests.surroundings import TRACEFS
+from tests.waiting import PATIENCE_S
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import CompileWorkload
 
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("tracefs")]
+
+DEBUGFS: Final = "/sys/kernel/debug"
 FAULTS: Final = 10007
 WITHOUT_BCC: Final = "import sys; sys.modules['bcc'] = None; from iretrace.cli import main; main(sys.argv[1:])"
 
 
-def collect(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the verb in a process that cannot import BCC."""
-    command = [sys.executable, "-c", WITHOUT_BCC, "collect", "--backend", "perf", *arguments]
+def collect(directory: Path, *arguments: str, within: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """Run the verb in a process that cannot import BCC, started by another command if one is given."""
+    command = [*within, sys.executable, "-c", WITHOUT_BCC, "collect", "--backend", "perf", *arguments]
     return subprocess.run(
         command,
         check=False,
         capture_output=True,
         text=True,
         cwd=directory,
-        timeout=120,
+        timeout=PATIENCE_S,
         env={"PYTHONPATH": str(TESTED), "PATH": "/usr/bin:/usr/sbin:/bin:/sbin"},
     )
 
 
-@pytest.mark.kernel
 def test_a_workload_is_recorded_whole(tmp_path: Path, compile_workload: CompileWorkload) -> None:
     """Each page fault of the program is there, with its frame; the footer is as the probes' would be."""
     program = str(compile_workload("faults"))
@@ -78,7 +82,6 @@ def test_a_workload_is_recorded_whole(tmp_path: Path, compile_workload: CompileW
     assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
 
 
-@pytest.mark.kernel
 def test_only_what_is_asked(tmp_path: Path) -> None:
     """--only chooses tracepoints, --cpu processors; filters by task need the probes."""
     done = collect(tmp_path, "-o", "t.parquet", "--no-calibrate", "--only", "timer", "--cpu", "0", "-d", "0.3")
@@ -90,7 +93,6 @@ def test_only_what_is_asked(tmp_path: Path) -> None:
     assert "--backend bpf" in done.stderr
 
 
-@pytest.mark.kernel
 def test_a_refusal_of_perf_is_told(tmp_path: Path) -> None:
     """What perf says is the error, in one line, and nothing is left behind."""
     done = collect(
@@ -98,4 +100,19 @@ def test_a_refusal_of_perf_is_told(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "/nowhere/x" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_tracefs_the_command_that_mounts_it_is_told(tmp_path: Path) -> None:
+    """Where nothing has mounted it yet, as after a boot into a small system: one line, and exit status 2."""
+    bare = (
+        needed("unshare", "util-linux"),
+        "--mount",
+        "sh",
+        "-c",
+        f'umount -l {TRACEFS}; umount -l {DEBUGFS}; exec "$@"',
+    )
+    done = collect(tmp_path, "-o", "t.parquet", "-d", "0.1", within=(*bare, "sh"))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith("mount -t tracefs none /sys/kernel/tracing, as root"), done.stderr
     assert not list(tmp_path.iterdir())

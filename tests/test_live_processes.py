@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +12,8 @@ import pytest
 
 from iretrace.processes import Commands
 from iretrace.trace import open_trace
-from tests.live import read_events, wait_for
+from tests.live import read_events
+from tests.waiting import PATIENCE_S, until_batches, until_written
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,10 +87,10 @@ def test_a_killed_run_keeps_the_names(run_iretrace: RunIretrace, tmp_path: Path)
     """What was learnt by the last flush is salvaged with the events."""
     partial = tmp_path / "t.parquet.partial"
     process = run_iretrace.start("collect", "-q", "--no-calibrate", "-o", tmp_path / "t.parquet")
-    wait_for(partial, process, size=4096)
-    time.sleep(1)
+    until_written(partial, process, size=4096)
+    until_batches(partial, process)
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE_S)
     run_iretrace("import", partial, "-o", tmp_path / "s.parquet")
     named = {name.pid: name.comm for name in open_trace(tmp_path / "s.parquet").footer.processes}
     assert len(named) > 10

@@ -32,7 +32,10 @@ def stand_in(hook: Hook, prototypes: Prototypes) -> int | None:
 
 @pytest.mark.parametrize("aggregate", [False, True], ids=["events", "counts"])
 def test_every_program_is_taken(*, aggregate: bool) -> None:
-    """Those on functions are loaded for tracepoints, since a kernel may have no fentry; ``__warn``'s read too much."""
+    """Those on functions are loaded for tracepoints, since a kernel may have no fentry; ``__warn``'s read too much.
+
+    Several seconds: all units are compiled, and every program passes the verifier.
+    """
     prototypes = kernel_prototypes()
     typed = typed_tracepoints(prototypes)
     options = ProbeOptions(ring_bytes=4096, use_tsc=True, units=ALL_UNITS, aggregate=aggregate, typed=typed)

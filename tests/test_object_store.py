@@ -26,11 +26,12 @@ from iretrace.store import open_store
 from iretrace.store.location import Location
 from iretrace.store.member import to_bytes
 from iretrace.store.store import INDEX_AFTER, SUFFIX
-from tests.s3 import KEY, SECRET, Proxy, Server, environment, free_port
+from tests.s3 import KEY, SECRET, Proxy, Server, environment, nobody_listens
 from tests.sample_trace import START, TSC_KHZ, events, footer
 from tests.test_fleet import Cluster
 from tests.test_store import make_run
 from tests.traces import write_trace
+from tests.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -339,7 +340,7 @@ def test_concurrent_adds(
     """Two processes add to one store: nothing is lost, and of the same recording exactly one says that it added it."""
     store = f"s3://{bucket}/store"
     both = [run_iretrace.start("runs", "add", f"{there}/", "-s", store, "--json") for _ in range(2)]
-    documents = [json.loads(process.communicate(timeout=120)[0]) for process in both]
+    documents = [json.loads(process.communicate(timeout=PATIENCE_S)[0]) for process in both]
     added = [one["trace"] for document in documents for one in document["added"]]
     assert sorted(added) == [f"{there}/{path.name}" for path in traces]
     refused = [one["error"] for document in documents for one in document["failed"]]
@@ -435,8 +436,8 @@ WAYS = tuple(ways("", Path()))
 @pytest.mark.parametrize("way", WAYS)
 def test_a_server_that_is_not_there(way: str, there: str, traces: list[Path], run_iretrace: RunIretrace) -> None:
     """Connections refused: told within seconds."""
-    away = environment(f"http://127.0.0.1:{free_port()}")
-    said = told(run_iretrace, *ways(there, traces[0])[way], within=FEW_SECONDS, env=away)
+    with nobody_listens() as away:
+        said = told(run_iretrace, *ways(there, traces[0])[way], within=FEW_SECONDS, env=environment(away))
     assert "Could not connect" in said
     assert "AWS_ENDPOINT_URL" in said
 
@@ -488,6 +489,7 @@ def test_no_credentials(there: str, run_iretrace: RunIretrace, monkeypatch: pyte
     assert "there are no credentials" in told(run_iretrace, "runs", "list", there, within=FEW_SECONDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("url", "remedy"),
     [("s3://bucket/x", "pip install s3fs"), ("s3a://bucket/x", "pip install s3fs"), ("gs://b/x", "pip install gcsfs")],
@@ -497,7 +499,7 @@ def test_a_driver_that_is_not_installed(url: str, remedy: str, tmp_path: Path) -
     blocked = "import sys; sys.modules['s3fs'] = sys.modules['gcsfs'] = None; from iretrace.cli import main; main()"
     for verb in (("replay", url), ("runs", "list", url), ("runs", "add", tmp_path / "x.parquet", "-s", url)):
         command = [sys.executable, "-c", blocked, *map(str, verb)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=PATIENCE_S)
         assert done.returncode == 2
         (line,) = done.stderr.splitlines()
         assert line.startswith(f"iretrace: {url}: ")
@@ -608,13 +610,14 @@ def test_interrupted_fetches_leave_nothing(
     env = {**run_iretrace.environment(), **environment(proxy.endpoint)}
     command = run_iretrace.command("replay", f"s3://{bucket}/runs/", *way)
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=env, text=True, start_new_session=True) as process:
-        deadline = time.monotonic() + 60
-        while not (any(file.stat().st_size for file in scratch.rglob("*.parquet")) and proxy.sent > 1 << 17):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(
+            lambda: any(file.stat().st_size for file in scratch.rglob("*.parquet")) and proxy.sent > 1 << 17,
+            "some of the objects is here",
+            process,
+        )
         os.killpg(process.pid, signal.SIGINT)
         begin = time.monotonic()
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=PATIENCE_S)
         took = time.monotonic() - begin
     assert process.returncode == 2
     assert said.splitlines() == ["", "iretrace: interrupted"]

@@ -115,6 +115,7 @@ SIZES = st.sampled_from([1, 2, 7, 8, 31, 33, 63, 64, 65, 127, 129, 130, 200, 513
 @given(
     seed=st.integers(0, 1 << 32), sizes=st.lists(SIZES, min_size=1, max_size=3), shape=SHAPES, first=st.integers(0, 70)
 )
+@pytest.mark.slow
 def test_readers_find_what_was_written(
     tmp_path_factory: pytest.TempPathFactory, seed: int, sizes: list[int], shape: dict[str, Any], first: int
 ) -> None:

@@ -58,12 +58,14 @@ def test_there_are_ten_worked_queries() -> None:
 
 
 @pytest.mark.parametrize("number", range(1, len(WORKED) + 1))
+@pytest.mark.slow
 def test_worked_query_runs(number: int) -> None:
     """Each query of docs/query.md runs on the recorded sample; those of hazards and nesting find nothing there."""
     found = ask(WORKED[number - 1], SAMPLE)
     assert found or number in (4, 8)  # nothing is nested in the sample, nothing dangerous
 
 
+@pytest.mark.slow
 def test_worked_queries_agree_with_the_frames() -> None:
     """Counts by SQL are those of the Python interface, which goes another way."""
     trace = iretrace.open(SAMPLE)
@@ -101,6 +103,7 @@ def test_traps_and_decisions_are_those_of_the_replay(tmp_path: Path) -> None:
 
 @settings(deadline=None, max_examples=25)
 @given(events=loose_events().filter(bool))
+@pytest.mark.slow
 def test_any_trace_gives_as_many_rows_as_events_and_traps(
     tmp_path_factory: pytest.TempPathFactory, events: list[dict[str, Any]]
 ) -> None:

@@ -43,6 +43,7 @@ def noise(rng: np.random.Generator, n: int = RUNS) -> NDArray[np.float64]:
     return 100 + 2 * rng.normal(size=n)
 
 
+@pytest.mark.slow
 def test_noise_alone_raises_few_alarms() -> None:
     """Of series judged each for itself no more than one in twenty has an alarm; judged together, nearly none."""
     rng = np.random.default_rng(1)
@@ -52,6 +53,7 @@ def test_noise_alone_raises_few_alarms() -> None:
     assert sum(map(bool, find_changes(series, Options()))) <= 2
 
 
+@pytest.mark.slow
 def test_a_step_is_found_where_it_is() -> None:
     """A step of 5 % under 2 % noise over 30 runs is found, and placed within 2 runs, in 95 % of the series."""
     rng = np.random.default_rng(2)
@@ -172,6 +174,7 @@ def test_candidates_of_series_with_ties_are_certain() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(8, 24), st.integers(2, 4), st.integers(0, 1000))
+@pytest.mark.slow
 def test_the_largest_statistic_is_that_of_every_split(n: int, least: int, seed: int) -> None:
     """The vectorised search is the one by hand: every window, every split, Student's p, the windows of its length."""
     values = np.random.default_rng(seed).normal(size=(2, n))

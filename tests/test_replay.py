@@ -67,6 +67,7 @@ def in_memory(events: Sequence[dict[str, Any]], footer: Footer) -> Trace:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(events=strategies.nested_events())
+@pytest.mark.slow
 def test_replay_says_what_the_mail_says(events: list[dict[str, Any]]) -> None:
     """On well-formed nests, at any depth with any CS, the replay is the plain program written from the mail."""
     found = []

@@ -130,6 +130,7 @@ def dies_once(log: str, planned: outputs.Outputs, name: str) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_nothing(traces: list[str], tmp_path: Path) -> None:
     """Its file is written again rather than taken for somebody else's, and what it left half-written goes."""
     planned = outputs.plan(tmp_path / "out", traces, many=True, suffix=SUFFIX, force=False)

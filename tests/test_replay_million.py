@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from iretrace.footer import Footer
 from iretrace.replay.engine import End
@@ -126,6 +127,7 @@ def by_the_oracle(table: pa.Table) -> list[tuple[int, str, str, int]]:
     return sorted(decided)
 
 
+@pytest.mark.slow
 def test_a_million_traps_differ_in_nothing() -> None:
     """Decision, rule and nest count of every return; and every way through the algorithm is among them."""
     table = random_nests(20140520)

@@ -95,6 +95,7 @@ def test_table_without_losses_or_costs(tmp_path: Path) -> None:
     assert "pairing: nothing had to be made up for" in done.stdout
 
 
+@pytest.mark.slow
 def test_losses_are_shown_by_cause(tmp_path: Path) -> None:
     """Losses of all CPUs are added up, each cause with its remedy."""
     losses = [Loss(cause="ring-full", cpu=0, count=1000), Loss(cause="ring-full", cpu=1, count=234)]
@@ -102,6 +103,7 @@ def test_losses_are_shown_by_cause(tmp_path: Path) -> None:
     assert "LOSS ring-full: 1,234 (events)." in iretrace("replay", path).stdout
 
 
+@pytest.mark.slow
 def test_predictions(path: Path, tmp_path: Path) -> None:
     """-o writes one row a return; an existing file stays unless --force says otherwise."""
     target = tmp_path / "p.parquet"
@@ -125,6 +127,7 @@ def test_predictions_are_of_one_policy(path: Path, tmp_path: Path) -> None:
         assert "--output: holds one policy, not iret, rfc2014; add --policy rfc2014 alone" in message
 
 
+@pytest.mark.slow
 def test_bad_input(tmp_path: Path, path: Path) -> None:
     """Whatever is wrong with the file: one line that says what, and status 2."""
     assert "there is no such file" in refused("replay", tmp_path / "none")
@@ -150,6 +153,7 @@ def test_bad_input(tmp_path: Path, path: Path) -> None:
     assert "the trace has schema 99; expected at most 1" in refused("replay", newer)
 
 
+@pytest.mark.slow
 def test_bad_usage(path: Path, tmp_path: Path) -> None:
     """What is wrong with the options is said before the trace is read."""
     assert "no such policy; expected one of iret, rfc2014" in refused("replay", path, "-p", "rfc")
@@ -184,6 +188,7 @@ def test_policy_list() -> None:
     assert names[-2:] == ["fred", "rfc2014-fixed"]
 
 
+@pytest.mark.slow
 def test_policy_show(path: Path) -> None:
     """The table folded, the counter in words, and the mail's sentences."""
     done = iretrace("policy", "show", "rfc2014")

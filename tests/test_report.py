@@ -88,6 +88,7 @@ def page(document: str) -> Page:
     return Page(document)
 
 
+@pytest.mark.slow
 def test_well_formed(page: Page) -> None:
     """Every tag is closed in its turn, ids are unique, links inside the page lead somewhere."""
     assert page.open == []
@@ -199,6 +200,7 @@ def test_unknown_stays_unknown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("policy", sorted(BUILT_IN))
+@pytest.mark.slow
 def test_every_policy_has_a_report(tmp_path: Path, policy: str) -> None:
     """Links lead somewhere whatever the policy's rules are."""
     page = Page(make(write_sample(tmp_path / "s.parquet"), policy))
@@ -238,6 +240,7 @@ def test_hostile_strings_stay_text(tmp_path: Path) -> None:
     assert "<img src=x" not in document.replace(page.scripts["script-2"], "")
 
 
+@pytest.mark.slow
 def test_absurd_footers_do_not_stop_it(tmp_path: Path) -> None:
     """Numbers at the edge of what a footer may hold, and long lists; the size stays bounded."""
     absurd = footer(
@@ -260,6 +263,7 @@ def test_absurd_footers_do_not_stop_it(tmp_path: Path) -> None:
     assert len(document.encode()) < MAX_BYTES
 
 
+@pytest.mark.slow
 def test_names_of_files_and_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The default is in the current directory; it is not overwritten without leave."""
     trace = write_sample(tmp_path / "run.parquet")

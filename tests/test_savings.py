@@ -261,6 +261,7 @@ def test_the_seed_decides(tmp_path: Path) -> None:
     assert first["low_cycles"].tolist() != other["low_cycles"].tolist()
 
 
+@pytest.mark.slow
 def test_frames_do_not_depend_on_how_a_trace_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trap that straddles parts keeps what is nested in it."""
     trace = open_trace(write_sample(tmp_path / "sample.parquet"))
@@ -325,6 +326,7 @@ def histograms(rows: Sequence[Rows], saving: float) -> tuple[dict[Any, int], dic
     cuts=st.sets(st.integers(1, 60), max_size=4),
     saving=st.sampled_from((0.0, 3.25, 40.0, -7.75)),
 )
+@pytest.mark.slow
 def test_projected_latencies_agree_with_a_plain_count(
     events: list[dict[str, Any]], pairing: Pairing, cuts: set[int], saving: float
 ) -> None:

@@ -23,6 +23,7 @@ def test_blocks_grow_with_dependence() -> None:
     assert medians[0] < medians[1] < medians[2] <= 3 * np.sqrt(300) + 1
 
 
+@pytest.mark.slow
 def test_block_length_at_a_known_process() -> None:
     """For a first-order autoregression Politis & White's optimum is known: (6 c² / (1 - c²)²)^(1/3) n^(1/3)."""
     c, n = 0.5, 20_000
@@ -42,6 +43,7 @@ def test_independent_values_give_the_textbook_interval() -> None:
     assert spread.low[0] == pytest.approx(-1.96 / 20, rel=0.2)
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_mean_about_as_often_as_it_says() -> None:
     """Of 100 correlated series more than 80 intervals hold the true mean; independent draws would manage some 60."""
     held = 0

@@ -81,6 +81,7 @@ any_events = st.one_of(strategies.nested_events(), strategies.truncated_events()
 
 @settings(max_examples=100, deadline=None)
 @given(events=any_events, pairing=strategies.pairings, cuts=st.sets(st.integers(1, 400), max_size=6))
+@pytest.mark.slow
 def test_sums_agree_with_a_walk(events: list[dict[str, Any]], pairing: Pairing, cuts: set[int]) -> None:
     """Whole nests, torn nests, and events in any order."""
     assert summed(events, pairing, cuts) == walked(events, pairing)

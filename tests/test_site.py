@@ -98,6 +98,7 @@ def build(directory: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_site_builds_and_has_every_page(tmp_path: Path) -> None:
     """Strictly: no link leads nowhere, no anchor is missing, no page is left out."""
     build(tmp_path / "site")
@@ -108,6 +109,7 @@ def test_the_site_builds_and_has_every_page(tmp_path: Path) -> None:
         assert f'href="{page.stem}.html' in home, f"{page.name} is not in the navigation"
 
 
+@pytest.mark.browser
 def test_the_site_is_searched_from_a_disk(tmp_path: Path) -> None:
     """Without a server: words, beginnings of words, options; nothing is asked of the network, nothing complains."""
     build(tmp_path / "site")
@@ -118,7 +120,7 @@ def test_the_site_is_searched_from_a_disk(tmp_path: Path) -> None:
         for words, found in (("recor", "iretrace collect"), ("--store", "A store of runs: iretrace runs")):
             visit.page.fill("#mkdocs-search-query", words)
             headings = "[...document.querySelectorAll('#mkdocs-search-results h3')].map(e => e.textContent)"
-            browsers.until(visit.page, f"{headings}.includes({found!r})", seconds=10)
+            browsers.until(visit.page, f"{headings}.includes({found!r})")
         visit.page.fill("#mkdocs-search-query", "xyzzy")
         browsers.until(visit.page, "document.querySelector('#mkdocs-search-results').textContent == 'No results found'")
         assert visit.complaints == []

@@ -88,6 +88,7 @@ def test_a_stored_run_says_what_the_trace_says(tmp_path: Path, policy: str) -> N
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(truncated_events())
+@pytest.mark.slow
 def test_every_return_is_counted_once(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     """Over vectors, contexts and time, a run counts the returns of the replay, whatever the trace."""
     if not rows:
@@ -145,6 +146,7 @@ def test_duckdb_asks_the_same_rows(store: Store, run: Run) -> None:
         connection.sql("SELECT * FROM read_csv('/etc/passwd')")
 
 
+@pytest.mark.slow
 def test_object_stores_work_as_directories_do(tmp_path: Path) -> None:
     """A store behind fsspec adds, lists, loads and removes."""
     store = open_store(f"memory://{uuid.uuid4().hex}/fleet", create=True)
@@ -196,6 +198,7 @@ def test_unreadable_members_are_named_and_the_rest_is_shown(store: Store, run: R
 
 
 @pytest.mark.parametrize("position", range(0, 100, 7))
+@pytest.mark.slow
 def test_a_damaged_member_is_an_error_in_one_line(run: Run, position: int) -> None:
     """Bytes changed anywhere give the run or an error that names the file, and nothing else."""
     data = bytearray(to_bytes(run))
@@ -225,6 +228,7 @@ def test_names_that_lead_elsewhere_are_refused(store: Store, run: Run) -> None:
     assert not store.unreadable()
 
 
+@pytest.mark.slow
 def test_an_index_changes_nothing_but_the_time(tmp_path: Path, store: Store) -> None:
     """With an index, a stale one, a damaged one or none, a store says the same."""
     made = [make_run(tmp_path / "t", 1)]
@@ -289,6 +293,7 @@ for i in range(25):
 """
 
 
+@pytest.mark.slow
 def test_several_writers_lose_nothing(tmp_path: Path, run: Run) -> None:
     """Three processes that add and index at once leave every run, readable, and no half file."""
     base, where = tmp_path / "base.parquet", tmp_path / "store"
@@ -328,6 +333,7 @@ def test_counters_alone_make_a_run(store: Store, run: Run) -> None:
     assert np.isnan(whole["self_p50_cycles"])
 
 
+@pytest.mark.slow
 def test_runs_that_differ_are_not_comparable(tmp_path: Path, store: Store) -> None:
     """Another CPU, clock or workload, or a loss, is an obstacle with its reason; other kernels and tags are not."""
     plain: dict[str, Any] = {"losses": []}

@@ -74,6 +74,7 @@ def keys(traps: NDArray[Any]) -> list[tuple[int, ...]]:
     ).filter(bool),
     least=st.sampled_from((1, 40)),
 )
+@pytest.mark.slow
 def test_blocks_give_the_traps_of_the_whole(tmp_path: Path, events: list[dict[str, Any]], least: int) -> None:
     """Every trap of a replay of the whole comes out of the blocks, judged and nested alike, once."""
     trace = open_trace(write_trace(tmp_path / "t.parquet", events, Footer(kernel_cs=KERNEL_CS)))
@@ -90,6 +91,7 @@ def test_blocks_give_the_traps_of_the_whole(tmp_path: Path, events: list[dict[st
     assert index.counts.sum(axis=0).tolist() == by_choice.tolist()
 
 
+@pytest.mark.slow
 def test_any_stretch_shows_what_a_whole_replay_found(busy: Trace) -> None:
     """Traps of stretches of every length, with decision, rule and counter."""
     index = build(busy, RFC2014, block_events=2048)

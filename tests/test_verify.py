@@ -92,6 +92,7 @@ def _states_by_search() -> frozenset[State]:
 
 @given(st.data())
 @settings(max_examples=200, deadline=None)
+@pytest.mark.slow
 def test_random_walks_reach_no_state_that_was_not_counted(data: st.DataObject) -> None:
     """Whatever a walk of as many events comes to, the search came to as well."""
     state = START
@@ -103,6 +104,7 @@ def test_random_walks_reach_no_state_that_was_not_counted(data: st.DataObject) -
 
 @given(st.data())
 @settings(max_examples=100, deadline=None)
+@pytest.mark.slow
 def test_no_walk_meets_a_hazard_sooner_than_its_counterexample(data: st.DataObject) -> None:
     """And none meets a hazard that was not found."""
     shortest = {violation.hazard: len(violation.path) for violation in explore_once().violations}
@@ -177,6 +179,7 @@ def test_the_mail_to_the_letter() -> None:
     }
 
 
+@pytest.mark.slow
 def test_every_kernel_return_by_iret_is_what_linux_must_mend_by_hand() -> None:
     """``iret`` unmasks in NMIs, which is why Linux has code for nested ones; it does nothing else wrong."""
     result = explore(IRET, 12)
@@ -184,6 +187,7 @@ def test_every_kernel_return_by_iret_is_what_linux_must_mend_by_hand() -> None:
     assert result.complete
 
 
+@pytest.mark.slow
 def test_the_fixed_policy_is_safe_at_any_depth() -> None:
     """Under its two assumptions: nothing found, and no longer sequence reaches another state."""
     result = explore(RFC2014_FIXED, 16, FIXED_MACHINE)
@@ -202,6 +206,7 @@ def test_the_page_has_a_row_for_every_policy() -> None:
 
 
 @pytest.mark.parametrize(("name", "assumed", "depth", "states", "hazards_found"), _ROWS, ids=lambda cell: cell[:20])
+@pytest.mark.slow
 def test_the_pages_table_is_what_is_found(name: str, assumed: str, depth: str, states: str, hazards_found: str) -> None:
     """Each row: the states, the hazards, how short their shortest counterexamples are; *any* is exhaustive."""
     named = set(re.findall(r"`([a-z0-9.-]+)`", assumed.partition(", with")[0]))
@@ -214,6 +219,7 @@ def test_the_pages_table_is_what_is_found(name: str, assumed: str, depth: str, s
     assert hazards_found == (shortest or "nothing")
 
 
+@pytest.mark.slow
 def test_the_reviewed_mail_unmasks_in_the_entry_code_alone() -> None:
     """What strikes the body of an NMI returns with RET; what strikes before the count does not."""
     by_rule = {
@@ -246,6 +252,7 @@ def test_the_mail_on_todays_ist_stacks_unmasks_by_mc_and_db() -> None:
 
 
 @pytest.mark.parametrize("live", [1, 2])
+@pytest.mark.slow
 def test_one_frame_a_vector_is_enough(live: int) -> None:
     """A second live frame of a vector brings no hazard that one does not."""
     machine = Machine(assume=DEFAULT | ASSUMES, live=live)
@@ -290,6 +297,7 @@ def _counters(*vectors: int) -> Iterator[NestCounter]:
             yield NestCounter(up=up, down=down, clear=clear, count_self=own)
 
 
+@pytest.mark.slow
 def test_only_a_counter_of_what_is_on_the_target_stack_can_be_safe() -> None:
     """Of all counters of NMI and #MC: both go up, both come down, and a return does not count its own trap."""
     machine = Machine(assume=DEFAULT | ASSUMES, traps=(NMI, MC, DB, BP))
@@ -307,6 +315,7 @@ def test_only_a_counter_of_what_is_on_the_target_stack_can_be_safe() -> None:
     assert RFC2014_FIXED.counter in safe
 
 
+@pytest.mark.slow
 def test_a_policy_that_saw_the_gap_would_need_no_counter() -> None:
     """Nor any of the assumptions on #DB and #BP; only the flags remain."""
     machine = Machine(assume=DEFAULT | {"no-step"})
@@ -315,6 +324,7 @@ def test_a_policy_that_saw_the_gap_would_need_no_counter() -> None:
     assert conflicts(IRET, 5, sees_gap=True)
 
 
+@pytest.mark.slow
 def test_a_conflict_free_machine_has_a_safe_policy() -> None:
     """The choices that no sequence forbids, put together, are a policy without a violation."""
     machine = FIXED_MACHINE
@@ -414,6 +424,7 @@ def test_the_verb_prints_json_and_exits_1_on_a_violation() -> None:
         assert all(set(step) == {"event", "state"} for step in violation["steps"])
 
 
+@pytest.mark.slow
 def test_the_verb_says_states_and_depth_where_nothing_is_found() -> None:
     """And exits 0."""
     assumed = ",".join(sorted(ASSUMES))

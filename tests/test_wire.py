@@ -13,7 +13,7 @@ from iretrace.collect.probes import TEXT_DEVICE, TEXT_ENTRY
 from iretrace.collect.wire import Addresses, to_events
 from iretrace.losses import BY_NAME
 from iretrace.vectors import NMI
-from tests.conftest import ROOT
+from tests.conftest import ROOT, needed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +53,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, int
     directory: Path = tmp_path_factory.mktemp("layout")
     source, program = directory / "layout.c", directory / "layout"
     source.write_text(PRINT_LAYOUT)
-    subprocess.run(["gcc", f"-I{ROOT / 'bpf'}", "-o", program, source], check=True)
+    subprocess.run([needed("gcc", "gcc"), f"-I{ROOT / 'bpf'}", "-o", program, source], check=True)
     lines = subprocess.run([program], check=True, capture_output=True, text=True).stdout.splitlines()
     return {line.rsplit(" ", 2)[0]: (int(line.split()[-2]), int(line.split()[-1])) for line in lines}
 
