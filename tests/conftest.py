@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import hypothesis
 import pytest
 
 import iretrace
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 TESTED: Final = Path(iretrace.__file__).resolve().parent.parent  # the checkout, or where a wheel is installed
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("busy", deadline=None)
+hypothesis.settings.load_profile("busy")
+
 REQUIRED: Final = os.environ.get("IRETRACE_KERNEL_TESTS") == "1"
 VM_REQUIRED: Final = os.environ.get("IRETRACE_VM_TESTS") == "1"
 _FIRST: Final = {"vm": 0, "live": 1}

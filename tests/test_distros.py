@@ -6,12 +6,12 @@ import io
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
+from tests.waiting import until
 from tools import distros, limits, roots
 
 
@@ -58,8 +58,7 @@ def test_a_step_that_does_not_end_is_ended(tmp_path: Path) -> None:
     assert "OVER ITS LIMIT, ENDED" in told
     assert told.rstrip().endswith(log.split(maxsplit=1)[1].strip())
     child = Path("/proc") / log.split()[-1]
-    while child.exists() and ") Z " not in (child / "stat").read_text():
-        time.sleep(0.01)  # it was killed, and is on its way out
+    until(lambda: not child.exists() or ") Z " in (child / "stat").read_text(), "what it started is gone")
 
 
 def test_a_step_that_fails_says_with_what(tmp_path: Path) -> None:
