@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 import sys
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 INSTALL: Final = "install it with: sudo apt-get install python3-bpfcc (Fedora, Arch: python3-bcc, python-bcc)"
+
+_OWN_HEADER: Final = re.compile(r'#include "([a-z_]+\.h)"')
 
 BPF_DIR: Final = Path(__file__).resolve().parent.parent / "bpf"
 
@@ -53,18 +55,40 @@ def load() -> ModuleType:
     raise MachineError("BCC", "not installed", remedy=INSTALL)
 
 
+_FROM_THE_CALLER: Final = (
+    "BCC_",
+    "CPATH",
+    "C_INCLUDE_PATH",
+    "CPLUS_INCLUDE_PATH",
+    "OBJC",
+    "CCC_",
+    "LIBCLANG_",
+    "TMP",
+    "TEMP",
+)
+"""Beginnings of the names of variables by which clang and BCC are told of more directories or options."""
+
+
 @contextmanager
-def kernel_source(stub: Path) -> Iterator[None]:
-    """Let BCC compile against the stub headers instead of the kernel's."""
-    before = os.environ.get("BCC_KERNEL_SOURCE")
+def sheltered(stub: Path) -> Iterator[None]:
+    """Let BCC compile against the stub headers, with nothing of the caller's.
+
+    BCC gives clang the working directory to look for headers in, before the directories that it is told. The
+    compiler's output runs in the kernel, so meanwhile that directory is ``/``, and no variable names another.
+    """
+    before = {name: value for name, value in os.environ.items() if name.startswith(_FROM_THE_CALLER)}
+    directory = os.open(".", getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC)
+    for name in before:
+        del os.environ[name]
     os.environ["BCC_KERNEL_SOURCE"] = str(stub)
     try:
+        os.chdir("/")
         yield
     finally:
-        if before is None:
-            del os.environ["BCC_KERNEL_SOURCE"]
-        else:
-            os.environ["BCC_KERNEL_SOURCE"] = before
+        os.fchdir(directory)
+        os.close(directory)
+        del os.environ["BCC_KERNEL_SOURCE"]
+        os.environ.update(before)
 
 
 class _Captured:
@@ -79,7 +103,7 @@ def captured_stderr() -> Iterator[_Captured]:
     captured = _Captured()
     sys.stderr.flush()
     saved = os.dup(2)
-    with tempfile.TemporaryFile() as sink:
+    with os.fdopen(os.memfd_create("stderr"), "w+b") as sink:  # no directory of anybody's
         os.dup2(sink.fileno(), 2)
         try:
             yield captured
@@ -108,7 +132,7 @@ def new_module(bcc: ModuleType, sources: Sequence[Path], flags: list[str]) -> An
     Raises:
         MachineError: it does not compile.
     """
-    text = "".join(f'#line 1 "{source}"\n{source.read_text(encoding="ascii")}' for source in sources)
+    text = "".join(map(joined, sources))
 
     class Module(bcc.BPF):  # type: ignore[misc, name-defined]
         """BCC's module without its automatic attaching."""
@@ -116,7 +140,7 @@ def new_module(bcc: ModuleType, sources: Sequence[Path], flags: list[str]) -> An
         def _trace_autoload(self) -> None:
             """Attach nothing: collect/probes.py decides."""
 
-    with kernel_source(sources[0].parent / "stub"), captured_stderr() as output:
+    with sheltered(sources[0].parent / "stub"), captured_stderr() as output:
         try:
             return Module(text=text.encode(), cflags=flags)
         except Exception as error:  # noqa: BLE001 - BCC raises Exception itself
@@ -124,3 +148,12 @@ def new_module(bcc: ModuleType, sources: Sequence[Path], flags: list[str]) -> An
     raise MachineError(
         "BPF", f"the probes do not compile ({problem}: {first_error(output.text)})", remedy="iretrace doctor"
     )
+
+
+def joined(source: Path) -> str:
+    """A source file with the headers beside it in place of their ``#include``: the compiler looks for none by name."""
+    parts = [f'#line 1 "{source}"\n']
+    for number, line in enumerate(source.read_text(encoding="ascii").splitlines(keepends=True), 1):
+        header = _OWN_HEADER.fullmatch(line.rstrip())
+        parts.append(f'{joined(source.parent / header[1])}#line {number + 1} "{source}"\n' if header else line)
+    return "".join(parts)

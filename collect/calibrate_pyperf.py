@@ -126,12 +126,16 @@ def _run_worker(path: str, name: str, cpu: int, tsc_khz: float, target: Path) ->
         MachineError: the worker failed.
     """
     options = ["--path", path, "--name", name, "--tsc-khz", repr(tsc_khz), "--processes", str(PROCESSES)]
-    command = [sys.executable, "-m", _MODULE, *options, "--affinity", str(cpu), "--quiet", "-o", str(target)]
+    command = [sys.executable, "-P", "-m", _MODULE, *options, "--affinity", str(cpu), "--quiet", "-o", str(target)]
     # pyperf hands PYTHONPATH, and little else, to its processes: with it they find this very iretrace, be it
     # installed, editable or a checkout on a path that only this process knows.
-    search = [str(Path(iretrace.__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
-    environment: dict[str, Any] = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, search))}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
+    # Nothing is looked for in the working directory (-P), and none of the directories is relative to it.
+    search = [str(Path(iretrace.__file__).resolve().parent.parent)]
+    search += [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(path)]  # noqa: PTH117
+    environment: dict[str, Any] = {**os.environ, "PYTHONPATH": os.pathsep.join(search)}
+    done = subprocess.run(
+        command, cwd="/", env=environment, capture_output=True, text=True, errors="replace", check=False
+    )
     if done.returncode != 0 or not target.exists():
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise MachineError(f"calibrate {path}", f"the worker ended with status {done.returncode} ({last})")

@@ -41,7 +41,7 @@ def main() -> None:
         values=VALUES,
         warmups=1,
         loops=ITERATIONS * BATCHES,
-        program_args=("-m", _MODULE),
+        program_args=("-P", "-m", _MODULE),
         add_cmdline_args=_pass_on,
     )
     runner.argparser.add_argument("--path", required=True)

@@ -151,7 +151,7 @@ class Probes:
 
     def _compile(self) -> Any:  # noqa: ANN401 - BCC has no types
         options = self._options
-        flags = [f"-DIRETRACE_CPUS={self._possible}", f"-I{BPF_DIR}"]
+        flags = [f"-DIRETRACE_CPUS={self._possible}"]
         flags += ["-DIRETRACE_CLOCK_TSC"] * options.use_tsc + [f"-D{unit}" for unit in sorted(self._units) if unit]
         flags += ["-DIRETRACE_TYPED"] * bool(options.typed) + options.filters.flags()
         flags += ["-DIRETRACE_AGGREGATE"] * options.aggregate

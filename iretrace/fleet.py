@@ -15,10 +15,11 @@ import time
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import resource_tracker
+from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
 
 from iretrace.errors import EXIT_FAILED, IretraceError, MachineError, Unreachable, UsageError
@@ -27,12 +28,15 @@ from iretrace.redaction import redacted
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future
+    from multiprocessing.process import BaseProcess
     from types import FrameType
 
 T = TypeVar("T")
 
 AHEAD: Final = 4
 """Tasks under way or done and not yet given out, for each worker."""
+
+_SAFE_PATH: Final = "PYTHONSAFEPATH"
 
 PAUSE_S: Final = 0.3
 """Before a file that could not be had is tried again; twice as long each time."""
@@ -176,7 +180,41 @@ def _alone(task: Callable[[str], Outcome[T]], name: str) -> Outcome[T]:
 
 def _pool(jobs: int) -> ProcessPoolExecutor:
     # Not fork: the parent has threads (Arrow's), and a fork of it may hang.
-    return ProcessPoolExecutor(max_workers=jobs, mp_context=get_context("spawn"), initializer=_quiet)
+    with _safe_path():
+        resource_tracker.ensure_running()  # an interpreter of its own, which the pool's queues would start
+    return ProcessPoolExecutor(max_workers=jobs, mp_context=_Spawning(), initializer=_quiet)
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """An interpreter that is started meanwhile looks for no module in the working directory.
+
+    A worker gets this process's own search path, but has imported what it needs for that by then.
+    """
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_SAFE_PATH]
+        else:
+            os.environ[_SAFE_PATH] = before
+
+
+class _Worker(SpawnProcess):
+    """A process that does not start with a module of the working directory."""
+
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> Any:  # noqa: ANN401, N802 - multiprocessing's own, without types
+        with _safe_path():
+            return SpawnProcess._Popen(process_obj)  # noqa: SLF001
+
+
+class _Spawning(SpawnContext):
+    """Starts such processes."""
+
+    Process = _Worker
 
 
 def _quiet() -> None:
