@@ -19,7 +19,7 @@ from iretrace import fleet, sources
 from iretrace.errors import Damaged, InputError, MachineError, Unreachable, UsageError
 from iretrace.fleet import FleetOptions, run_all
 from iretrace.fleet_tasks import replay_document
-from tests.conftest import TESTED, RunIretrace
+from tests.conftest import ROOT, TESTED, RunIretrace
 from tests.traces import KERNEL_CS, event, write_trace
 from tests.waiting import PATIENCE_S, until
 
@@ -212,7 +212,9 @@ def test_runs_add_and_compare_of_many(traces: list[str], tmp_path: Path, run_ire
 
 
 def _dask(*arguments: str) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": str(TESTED), "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "5"}
+    # The iretrace that is tested, and the tests, whose functions the workers unpickle.
+    search = f"{TESTED}{os.pathsep}{ROOT}"
+    environment = {**os.environ, "PYTHONPATH": search, "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "5"}
     command = [sys.executable, "-m", "dask", *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

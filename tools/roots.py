@@ -168,8 +168,8 @@ class Root:
             if entry.name.isdigit():
                 try:
                     if (entry / "root").stat() and os.path.samestat((entry / "root").stat(), self.directory.stat()):
-                        line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-                        yield int(entry.name), line
+                        line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                        yield int(entry.name), " ".join(line.split())
                 except OSError:
                     continue  # it ended meanwhile
 
