@@ -206,6 +206,13 @@ KFUNC_PROBE(hw_breakpoint_exceptions_notify, void *block, unsigned long val, voi
 		trap.seen |= TRAP_SEEN_ERROR_CODE;
 	}
 	read_frame_at(&trap, die.regs);
+#ifndef IRETRACE_AGGREGATE
+	if (state && vector == 1) {
+		enter(state, &trap, die.regs, before_inner(&state->inner[STACK_DB], &trap, tsc), nmis);
+		state->inner[STACK_DB].tsc = is_from_user(&trap) ? 0 : SHOWN;
+		return 0;
+	}
+#endif
 	return enter(state, &trap, die.regs, tsc, nmis);
 }
 
@@ -254,15 +261,17 @@ KFUNC_PROBE(mce_gen_pool_add, void *mce)
 	saw_vector(&trap, HOOK_FUNCTION_ENTRY, TRAP_ENTRY, 18);
 	regs = find_frame(&trap, ctx, TEXT_MC, SCRATCH_MC);
 #ifdef IRETRACE_AGGREGATE
-	in_nmi = 1;
+	return enter(state, &trap, regs, tsc, state->nmi.entries);
 #else
-	in_nmi = nmi_around(state, &trap) != NOT_IN_NMI;
-#endif
+	tsc = before_inner(&state->inner[STACK_MC], &trap, tsc);
+	in_nmi = nmi_around(state, &trap, tsc) > IN_CHECK;
 	since = state->interrupted.tsc;
 	enter(state, &trap, regs, tsc, state->nmi.entries);
+	state->inner[STACK_MC].tsc = is_from_user(&trap) ? 0 : SHOWN;
 	if (!in_nmi)
 		remember_interruption(state, &trap, tsc, since, SCRATCH_MC);
 	return 0;
+#endif
 }
 
 /* NMI handlers on the list of NMI_LOCAL, each with a number of its own: what they show is in nmi.bpf.c. */

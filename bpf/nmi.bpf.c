@@ -29,22 +29,20 @@
  * an NMI ends with its last handler and nothing is held back.
  */
 
-/* Whether a trap came inside an NMI that was shown: until its last handler ended, or behind. */
-enum nesting { NOT_IN_NMI, IN_NMI, BEHIND_LAST_HANDLER };
+/* Whether a trap came inside an NMI that was shown: until its last handler ended, or behind; or else in a machine check. */
+enum nesting { NOT_IN_NMI, IN_CHECK, IN_NMI, BEHIND_LAST_HANDLER };
 
 /*
- * Whether a trap came inside the NMI whose exit is held back: what it interrupted ran on the NMI's stack. An NMI of the
- * kernel's has one for itself, of two pages (Linux kernel commit 7fae4c24a2b8 ("x86: Increase exception stack sizes") (in
- * v5.16); one before), with KASAN of twice as many; below it lie a page that is never mapped and the stack of #DF
- * (arch/x86/include/asm/cpu_entry_area.h), so that the most it may be will do for all. One of user mode's runs on its
- * task's stack, as a system call does that comes later; then its pt_regs, at the top, are overwritten (asm_exc_nmi,
- * arch/x86/entry/entry_64.S). Of KASAN's, twice as large, only the upper half is asked: another task's may lie below.
+ * Whether a trap came inside the NMI whose exit is held back: what it interrupted ran on the NMI's stack, or in a #DB or
+ * machine check that had interrupted that. An NMI of the kernel's has a stack for itself, which stacks_below() knows, or at
+ * most so many bytes below its pt_regs where the kernel's BTF does not tell; one of user mode's runs on its task's. Either may be the next NMI's or a later system call's by now: then its pt_regs are overwritten
+ * (asm_exc_nmi, arch/x86/entry/entry_64.S). Of KASAN's task stacks, twice as large, only the upper half is asked: another
+ * task's may lie below.
  */
-#define NMI_STACK_BYTES 16384
+#define NMI_STACK_BYTES  16384
 #define TASK_STACK_BYTES 16384
-static __always_inline u32 is_inside(const struct nmi_state *nmi, const struct trap *trap)
+static __always_inline u32 is_inside(const struct nmi_state *nmi, const struct trap *trap, const struct below *below)
 {
-	u64 below = nmi->regs - trap->frame.sp - 1;
 	struct {
 		u64 orig_ax;
 		struct iret_frame frame;
@@ -52,21 +50,27 @@ static __always_inline u32 is_inside(const struct nmi_state *nmi, const struct t
 
 	if ((trap->seen & (TRAP_SEEN_FRAME | TRAP_TO_KERNEL)) != (TRAP_SEEN_FRAME | TRAP_TO_KERNEL))
 		return 0;
-	if ((nmi->frame.cs & 3) == 0)
-		return below < NMI_STACK_BYTES;
-	return below < TASK_STACK_BYTES &&
-	       !bpf_probe_read_kernel(&now, sizeof(now), &((const struct pt_regs *)nmi->regs)->orig_ax) &&
+	if ((nmi->frame.cs & 3) == 0 ?
+		    !(below->stacks & 1 << STACK_NMI) && nmi->regs - trap->frame.sp - 1 >= NMI_STACK_BYTES :
+		    nmi->regs - below->sp - 1 >= TASK_STACK_BYTES)
+		return 0;
+	return !bpf_probe_read_kernel(&now, sizeof(now), &((const struct pt_regs *)nmi->regs)->orig_ax) &&
 	       now.orig_ax == ~0ull && now.frame.ip == nmi->frame.ip && now.frame.sp == nmi->frame.sp &&
 	       now.frame.flags == nmi->frame.flags;
 }
 
-static __always_inline enum nesting nmi_around(const struct cpu_state *state, const struct trap *trap)
+static __always_inline enum nesting nmi_around(struct cpu_state *state, const struct trap *trap, u64 tsc)
 {
+	struct below below;
+
+	stacks_below(state->inner, trap, tsc, &below);
 	if (state->nmi.open)
 		return IN_NMI;
-	if (state->nmi.settled != state->nmi.held && is_inside(&state->nmi, trap))
+	if (state->nmi.settled != state->nmi.held && is_inside(&state->nmi, trap, &below))
 		return BEHIND_LAST_HANDLER;
-	return NOT_IN_NMI;
+	if (below.stacks & 1 << STACK_NMI && state->inner[STACK_NMI].tsc == SHOWN)
+		state->inner[STACK_NMI].tsc = tsc; /* the next NMI, which no hook has shown yet */
+	return below.stacks & 1 << STACK_MC ? IN_CHECK : NOT_IN_NMI;
 }
 
 /*
@@ -112,12 +116,13 @@ static __always_inline int emit_nested(struct cpu_state *state, const struct tra
 	u64 exit_tsc, now_tsc = tsc;
 	u32 i;
 
-	if (nesting == NOT_IN_NMI) {
+	if (nesting <= IN_CHECK) {
 		if (take_held(&state->nmi, &exit, &exit_tsc)) {
 			now = &exit;
 			now_tsc = exit_tsc;
 		}
-		state->interrupted.tsc = 0;
+		if (nesting == NOT_IN_NMI)
+			state->interrupted.tsc = 0; /* a machine check is still what came last, until it is over */
 		state->last_ended |= trap->phase == TRAP_EXIT;
 	} else if (trap->vector == 3) {
 		/* Where an NMI interrupted the probe on a #BP's entry, those inside it are skipped, and their exits are not:
@@ -151,7 +156,7 @@ static __always_inline int emit(struct cpu_state *state, const struct trap *trap
 #else
 	if (!state)
 		return send(trap, tsc, as_nmi); /* no hook is compiled that could show an NMI's end */
-	return emit_nested(state, trap, tsc, as_nmi, nmi_around(state, trap));
+	return emit_nested(state, trap, tsc, as_nmi, nmi_around(state, trap, tsc));
 #endif
 }
 
@@ -207,8 +212,10 @@ static __always_inline int handle_nmi_handler(u64 regs, u8 opener)
 		lose(LOSS_ORDER_MENDED);
 		tsc = state->interrupted.tsc - 1;
 	}
+	tsc = before_inner(&state->inner[STACK_NMI], &trap, tsc);
 #endif
 	emit(state, &trap, tsc, 1);
+	state->inner[STACK_NMI].tsc = SHOWN;
 	state->nmi.open = opener;
 	state->nmi.claims = 0;
 	state->nmi.inside = 0;

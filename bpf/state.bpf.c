@@ -2,11 +2,9 @@
  * What is remembered of a CPU between two runs of its probes, and what the loader tells them once.
  *
  * Everything here belongs to one CPU, and is changed by what runs on it: a probe, and the probe of whatever interrupts
- * that, an NMI at any instruction. Who keeps what: nmi.bpf.c the open NMI, order.bpf.c what helps to put traps in order,
- * trap.bpf.c and functions.bpf.c the trap of user mode.
+ * that, an NMI at any instruction. Who keeps what: nmi.bpf.c the open NMI, order.bpf.c and stacks.bpf.c what helps to put
+ * traps in order, trap.bpf.c and functions.bpf.c the trap of user mode.
  */
-
-BPF_ARRAY(settings, struct settings, 1);
 
 /*
  * A trap from user mode whose return to user mode exit_to_user_mode_prepare() will show. That hook sees the frame, and
@@ -68,6 +66,7 @@ struct cpu_state {
 	struct user_trap user;
 	struct nmi_state nmi;
 	struct interruption interrupted;
+	struct inner_event inner[N_STACKS]; /* by enum own_stack: see stacks.bpf.c */
 	u64 entering; /* pt_regs of the trap whose entry is being shown: see enter() */
 	struct place last, outer; /* the trap that was entered last, and the one that it came in */
 	u32 last_ended;

@@ -31,8 +31,8 @@ static __always_inline int enter(struct cpu_state *state, const struct trap *tra
 	regs = state->entering;
 	barrier();
 	state->entering = found;
-	nesting = nmi_around(state, trap);
-	if (nesting == NOT_IN_NMI) {
+	nesting = nmi_around(state, trap, tsc);
+	if (nesting <= IN_CHECK) {
 		tsc = entered_at(state, trap, regs, tsc, nmis, set && set->user_exits);
 		if (!state->last_ended)
 			state->outer = state->last;

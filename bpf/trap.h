@@ -98,11 +98,29 @@ struct text_range {
 	__u64 high;
 };
 
-/* What the loader tells the programs once the hooks are chosen. */
+/* Traps that have a stack of their own when they interrupt the kernel. */
+enum own_stack {
+	STACK_NMI = 0,
+	STACK_DB = 1,
+	STACK_MC = 2,
+	N_STACKS = 3,
+};
+
+/* Where such a stack lies in the entry area of its CPU: offsets [low, high). */
+struct stack_range {
+	__u32 low;
+	__u32 high;
+};
+
+/* What the loader tells the programs: the hooks once they are chosen, and how the kernel lays out its entry areas. */
 struct settings {
 	__u64 last_nmi_handler; /* the function at the end of the list of NMI_LOCAL */
 	__u32 user_exits;       /* nonzero: exit_to_user_mode_prepare() shows the returns to user mode */
 	__u32 exceptions;       /* those asked for, by vector: some share a hook */
+	__u64 areas_low;        /* the entry areas of all CPUs, one behind the other: [low, high); 0: not known */
+	__u64 areas_high;
+	__u64 area_bytes;       /* of one */
+	struct stack_range stacks[N_STACKS];
 };
 
 #define TEXT_DEVICE 256 /* index of asm_common_interrupt, behind the 256 vectors */

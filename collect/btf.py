@@ -124,6 +124,14 @@ class Prototypes:
                 return int(bits & 0xFFFFFF) // 8  # with kind_flag the upper byte is a bit field's size
         return None
 
+    def structure_bytes(self, structure: str) -> int | None:
+        """Size of a structure; ``None`` where it does not exist."""
+        found = self._find(_KIND_STRUCT, structure)
+        if found is None:
+            return None
+        _name, _info, size = struct.unpack_from("<III", self._types, self._offsets[found])
+        return int(size)
+
     def _find(self, kind: int, name: str) -> int | None:
         at = self._strings.find(b"\0" + name.encode() + b"\0")
         return None if at < 0 else self._named.get((kind, at + 1))

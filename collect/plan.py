@@ -10,6 +10,7 @@ from iretrace.collect.choice import handled, units_for, unusable
 from iretrace.collect.filters import Filters
 from iretrace.collect.hooks import CLASSES, PROCESS_HOOKS
 from iretrace.collect.probes import ProbeOptions, lack_of_fentry
+from iretrace.collect.stacks import entry_areas
 from iretrace.collect.typed import typed_tracepoints
 
 if TYPE_CHECKING:
@@ -73,5 +74,6 @@ def plan(  # noqa: PLR0913 - what is known of the machine, and what is asked for
         filters=filters or Filters(),
         aggregate=aggregate,
         typed=typed_tracepoints(prototypes),
+        entry_areas=entry_areas(prototypes),
     )
     return Plan(classes=classes, refused=refused, options=options)

@@ -20,6 +20,7 @@ from iretrace.collect.filters import Filters
 from iretrace.collect.hooks import BY_NAME, HOOKS, PROCESS_HOOKS, Hook, Kind, Unit
 from iretrace.collect.processes import ProcessNames
 from iretrace.collect.ring import PAGE_BYTES, Ring
+from iretrace.collect.stacks import UNKNOWN
 from iretrace.collect.wire import LOSS_CAUSES, PROCESS_EVENT, TRAP_EVENT
 from iretrace.errors import MachineError
 
@@ -39,6 +40,7 @@ SOURCES: Final = (
     "filter.bpf.c",
     "event.bpf.c",
     "frame.bpf.c",
+    "stacks.bpf.c",
     "state.bpf.c",
     AGGREGATE_SOURCE,
     "order.bpf.c",
@@ -105,6 +107,7 @@ class ProbeOptions:
         last_nmi_handler: the function at the end of the list of NMI handlers, where it is known.
         filters: what to leave out.
         aggregate: count in BPF, write no events.
+        entry_areas: where the stacks of NMI, #DB and machine check lie (:func:`iretrace.collect.stacks.entry_areas`).
         typed: tracepoints whose programs get arguments with types (:func:`iretrace.collect.typed.typed_tracepoints`).
     """
 
@@ -114,6 +117,7 @@ class ProbeOptions:
     last_nmi_handler: int | None = None
     filters: Filters = field(default_factory=Filters)
     aggregate: bool = False
+    entry_areas: bytes = UNKNOWN
     typed: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -225,6 +229,7 @@ class Probes:
 
     def _set(self, *, user_exits: bool) -> None:
         settings = struct.pack("=QII", self._options.last_nmi_handler or 0, user_exits, self._exceptions)
+        settings += self._options.entry_areas
         syscalls.update_element(self._module[b"settings"].map_fd, struct.pack("=I", 0), settings)
 
     def attach(self, hook: Hook) -> str:

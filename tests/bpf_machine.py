@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from iretrace.collect.probes import SOURCES
+from iretrace.collect.stacks import LAYOUT
 from iretrace.collect.wire import HOOK_NAMES, LOSS_CAUSES, TRAP_EVENT
 from tests.conftest import ROOT, needed
 
@@ -28,6 +29,9 @@ KERNEL_HALF: Final = 1 << 63
 LAST_HANDLER: Final = 0x1234
 _REGS_BYTES: Final = 168
 _ORIG_AX: Final = 120
+_DIE_AT, _CHECK_AT = 0x100, 0x200
+_DIE_DEBUG, _IN_PROGRESS = 3, 4
+MACHINE_CHECK_STUB: Final = 0x200000
 _DEFINED: Final = ("IRETRACE_CPUS=1", "IRETRACE_CLOCK_TSC", "IRETRACE_FUNCTIONS", "IRETRACE_STAND_INS")
 _INTERRUPT: Final = ctypes.CFUNCTYPE(None)
 
@@ -66,14 +70,22 @@ class Machine:
         self._library = library
         library.start_over()
         self._memory = (ctypes.c_uint8 * (1 << 16)).in_dll(library, "memory")
-        base = ctypes.addressof(self._memory) | KERNEL_HALF
-        self.task_top, self.nmi_top = base + 0x4000, base + 0xA000
+        self._base = base = ctypes.addressof(self._memory) | KERNEL_HALF
+        self.task_top, self.nmi_top, self.db_top, self.mc_top = (
+            base + 0x4000,
+            base + 0xA000,
+            base + 0xC000,
+            base + 0xE000,
+        )
         self._active: set[str] = set()
         self.settings(user_exits=True)
 
     def settings(self, *, user_exits: bool) -> None:
         """As :meth:`iretrace.collect.probes.Probes.choose` sets them."""
         made = struct.pack("=QII", LAST_HANDLER, user_exits, 0xFFFFFFFF)
+        tops = [top - self._base for top in (self.nmi_top, self.db_top, self.mc_top)]
+        stacks = [bound for top in tops for bound in (top - 0x2000, top)]
+        made += LAYOUT.pack(self._base + 0x8000, self._base + 0x10000, 0x8000, *(bound - 0x8000 for bound in stacks))
         ctypes.memmove(ctypes.addressof(ctypes.c_uint8.in_dll(self._library, "map_settings")), made, len(made))
 
     def text(self, index: int, low: int, high: int) -> None:
@@ -166,6 +178,38 @@ class Machine:
         regs = self.push(nmi.address - below, ip=ip, sp=nmi.address - below)
         self.entry(regs, "kprobe_int3_handler")
         self.exit(regs, "kprobe_int3_handler")
+
+    def page_fault(self, below: Regs) -> None:
+        """A #PF in what a trap runs: its return is not seen."""
+        regs = self.push(below.address - 0x200, ip=0x7100, sp=below.address - 0x200)
+        self._tracepoint("page_fault_kernel", 0, regs.address, 0)
+
+    def debug(self, *, ip: int, sp: int) -> Regs:
+        """A #DB of the kernel's begins, on its own stack; nothing has shown it."""
+        return self.push(self.db_top, ip=ip, sp=sp)
+
+    def show_debug(self, regs: Regs) -> None:
+        """The die chain is told of it."""
+        self.run("kfunc__hw_breakpoint_exceptions_notify", 0, 0, _DIE_DEBUG, self._die(regs))
+
+    def end_debug(self, regs: Regs) -> None:
+        """And returns."""
+        self.run("kretfunc__hw_breakpoint_exceptions_notify", 0, 0, _DIE_DEBUG, self._die(regs))
+
+    def _die(self, regs: Regs) -> int:
+        self._write(self._base + _DIE_AT, regs.address)
+        return self._base + _DIE_AT
+
+    def machine_check(self, *, ip: int, sp: int) -> Regs:
+        """A machine check of the kernel's begins, on its own stack; nothing has shown it."""
+        return self.push(self.mc_top, ip=ip, sp=sp, returns_to=MACHINE_CHECK_STUB + 0x20)
+
+    def show_machine_check(self, number: int) -> None:
+        """It logs a bank: a machine check is in progress, and each has a time stamp of its own."""
+        check = self._base + _CHECK_AT
+        self._write(check, 0, 0, 0, _IN_PROGRESS, 0, number)
+        # The stub's frame is looked for from the probe's context on.
+        self.run("kfunc__mce_gen_pool_add", self.mc_top - _REGS_BYTES - 0x80, check)
 
     @contextmanager
     def interrupted(self, at: int, handler: Callable[[], None]) -> Iterator[list[int]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from iretrace.collect.probes import TEXT_ENTRY
-from tests.bpf_machine import USER_CS, Machine, Regs, compiled
+from tests.bpf_machine import MACHINE_CHECK_STUB, USER_CS, Machine, Regs, compiled
 
 if TYPE_CHECKING:
     import ctypes
@@ -220,3 +220,152 @@ def test_an_nmi_whose_clock_fails_moves_nothing(machine: Machine) -> None:
     machine.exit(regs, TIMER_FUNCTION)
     assert machine.shown() == ["-2", f"+{TIMER}", f"-{TIMER}"]
     assert machine.losses() == {"tsc-unreadable": 1}
+
+
+TASK_IP = 0x9500
+
+
+def task_sp(machine: Machine) -> int:
+    """Where a task's stack pointer is when it is struck."""
+    return machine.task_top - 0x800
+
+
+def inside(machine: Machine, regs: Regs) -> None:
+    """A #BP and a #PF in what a trap runs."""
+    machine.breakpoint(regs)
+    machine.page_fault(regs)
+
+
+def nested(machine: Machine) -> list[str]:
+    """What was shown, but for timers, with the order of time stamps."""
+    return [one for one in machine.shown() if one[1:] != str(TIMER)]
+
+
+def own_machine_check(machine: Machine) -> None:
+    """Where the stub of machine checks lies."""
+    machine.text(18, MACHINE_CHECK_STUB, MACHINE_CHECK_STUB + 0x100)
+
+
+@pytest.mark.parametrize("shown", [True, False], ids=["shown", "no hook"])
+@pytest.mark.parametrize("claimed", [True, False], ids=["claimed", "unclaimed"])
+def test_a_machine_check_behind_an_nmis_last_handler_is_inside(machine: Machine, *, shown: bool, claimed: bool) -> None:
+    """So is what comes in it, on a stack of its own, whether a hook shows the machine check or not."""
+    own_machine_check(machine)
+
+    def strike_nmi(nmi: Regs) -> None:
+        check = machine.machine_check(ip=0x6000, sp=nmi.address - 0x100)
+        if shown:
+            machine.show_machine_check(1)
+        inside(machine, check)
+
+    if claimed:
+        machine.nmi(ip=TASK_IP, claimed=True, inside=[strike_nmi])
+    else:
+        machine.nmi(ip=TASK_IP, behind=[strike_nmi, machine.breakpoint])
+    timer(machine, ip=0xA000)
+    check = ["+18"] if shown else []
+    behind = [] if claimed else ["+3", "-3"]
+    assert nested(machine) == ["+2", *check, "+3", "-3", "+14", *behind, "-2"]
+    assert machine.losses() == {}
+
+
+@pytest.mark.parametrize("behind_hook", [False, True], ids=["before its hook", "behind its hook"])
+@pytest.mark.parametrize("claimed", [True, False], ids=["claimed", "unclaimed"])
+def test_an_nmi_inside_a_machine_check_is_inside(machine: Machine, *, claimed: bool, behind_hook: bool) -> None:
+    """With all that comes in both: the machine check began first, whenever its hook ran."""
+    own_machine_check(machine)
+    check = machine.machine_check(ip=TASK_IP, sp=task_sp(machine))
+    if behind_hook:
+        machine.show_machine_check(1)
+    machine.nmi(
+        ip=0x6000,
+        sp=check.address - 0x100,
+        claimed=claimed,
+        inside=[partial(inside, machine)],
+        behind=[] if claimed else [partial(inside, machine)],
+    )
+    inside(machine, check)
+    if not behind_hook:
+        machine.show_machine_check(1)
+    timer(machine, ip=0xA000)
+    both = ["+3", "-3", "+14"]
+    assert nested(machine) == ["+18", "+2", *both, *([] if claimed else both), "-2", *both]
+    assert machine.losses() == ({} if behind_hook else {"order-mended": 1})
+
+
+@pytest.mark.parametrize("behind_hook", [False, True], ids=["before its hook", "behind its hook"])
+def test_an_nmi_inside_a_debug_exception_is_inside(machine: Machine, *, behind_hook: bool) -> None:
+    """A #DB of the kernel's has a stack of its own, too; what follows the NMI in it is not the NMI's."""
+    debug = machine.debug(ip=TASK_IP, sp=task_sp(machine))
+    if behind_hook:
+        machine.show_debug(debug)
+    machine.nmi(ip=0x6000, sp=debug.address - 0x100, behind=[partial(inside, machine)])
+    inside(machine, debug)
+    if not behind_hook:
+        machine.show_debug(debug)
+    machine.end_debug(debug)
+    timer(machine, ip=0xA000)
+    both = ["+3", "-3", "+14"]
+    assert nested(machine) == ["+1", "+2", *both, "-2", *both, "-1"]
+    assert machine.losses() == ({} if behind_hook else {"order-mended": 1})
+
+
+def test_a_machine_check_before_an_nmis_first_handler_is_inside(machine: Machine) -> None:
+    """And so is what comes in it, though no hook has shown the NMI yet, and the one before was held back."""
+    own_machine_check(machine)
+    machine.nmi(ip=0x6000)
+    nmi = machine.push(machine.nmi_top, ip=TASK_IP, sp=task_sp(machine))
+    check = machine.machine_check(ip=0x6100, sp=nmi.address - 0x100)
+    machine.show_machine_check(1)
+    inside(machine, check)
+    machine.handle_nmi(nmi, claimed=True)
+    assert nested(machine) == ["+2", "-2", "+2", "+18", "+3", "-3", "+14", "-2"]
+
+
+def test_a_machine_check_in_an_nmi_of_user_mode_is_inside(machine: Machine) -> None:
+    """That has no stack of its own: the machine check before its first handler tells, whatever came in that."""
+    own_machine_check(machine)
+    machine.text(TEXT_ENTRY, STUB, STUB + 0x100)
+    nmi = from_user(machine)
+    check = machine.machine_check(ip=0x6100, sp=nmi.address - 0x100)
+    machine.show_machine_check(1)
+    inside(machine, check)
+    machine.handle_nmi(nmi, claimed=True)
+    assert nested(machine) == ["+2", "+18", "+3", "-3", "+14", "-2"]
+
+
+def test_the_next_machine_check_is_not_put_before_what_came_in_the_last(machine: Machine) -> None:
+    """Nothing was seen between the two, but they interrupted something else."""
+    own_machine_check(machine)
+    first = machine.machine_check(ip=TASK_IP, sp=task_sp(machine))
+    machine.breakpoint(first)  # a bystander's: it is never shown
+    second = machine.machine_check(ip=TASK_IP + 0x10, sp=task_sp(machine))
+    machine.show_machine_check(1)
+    machine.breakpoint(second)
+    assert nested(machine) == ["+3", "-3", "+18", "+3", "-3"]
+    assert machine.losses() == {}
+
+
+@pytest.mark.parametrize("nmis", ["claimed", "unclaimed", "behind", "unclaimed behind"])
+def test_nmis_may_strike_a_machine_checks_probe_at_any_instruction(library: ctypes.CDLL, nmis: str) -> None:
+    """They are inside it, each once, and end before the next begins."""
+
+    def begin(machine: Machine) -> Regs:
+        own_machine_check(machine)
+        return machine.machine_check(ip=TASK_IP, sp=task_sp(machine))
+
+    def programs(machine: Machine, regs: Regs) -> None:
+        machine.show_machine_check(1)
+        machine.breakpoint(regs, ip=0x7200)
+
+    for at, machine in everywhere(library, nmis, begin, programs):
+        timer(machine, ip=0xA000)
+        events, shown = machine.events(), (at, machine.shown())
+        assert events[0]["vector"] == 18, shown
+        of_nmis = [event["phase"] for event in events if event["vector"] == 2]
+        assert of_nmis == ["entry", "exit"] * len(nmis.split()), shown
+        in_nmi = False
+        for event in events:
+            in_nmi = event["phase"] == "entry" if event["vector"] == 2 else in_nmi
+            assert in_nmi or event["ip"] != BP_IP, shown
+            assert not in_nmi or event["vector"] in {2, 3}, shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import pytest
 
 from iretrace.collect import wire
 from iretrace.collect.probes import TEXT_DEVICE, TEXT_ENTRY
+from iretrace.collect.stacks import LAYOUT
 from iretrace.collect.wire import Addresses, to_events
 from iretrace.losses import BY_NAME
 from iretrace.vectors import NMI
@@ -38,6 +40,8 @@ int main(void) {
     VALUE(HOOK_IRQ_VECTOR_EXIT) VALUE(HOOK_IRQ_HANDLER_ENTRY) VALUE(HOOK_IRQ_HANDLER_EXIT) VALUE(HOOK_NMI_HANDLER)
     VALUE(HOOK_FUNCTION_ENTRY) VALUE(HOOK_FUNCTION_EXIT) VALUE(HOOK_DIE_CHAIN) VALUE(HOOK_DIE_CHAIN_EXIT)
     VALUE(HOOK_EXIT_TO_USER) VALUE(HOOK_SWITCHED_OUT) VALUE(HOOK_NMI_LAST_HANDLER) VALUE(sizeof(struct settings))
+    VALUE(N_STACKS)
+    VALUE(N_STACKS)
     VALUE(LOSS_RING_FULL) VALUE(LOSS_NMI_RING_BUSY) VALUE(LOSS_TSC_UNREADABLE) VALUE(LOSS_FRAME_UNREAD)
     VALUE(LOSS_TARGET_UNKNOWN) VALUE(LOSS_PROCESS_NAMES) VALUE(LOSS_ORDER_MENDED)
     VALUE(LOSS_ORDER_UNSURE) VALUE(LOSS_NMI_UNCLOSED) VALUE(N_LOSSES) VALUE(TEXT_DEVICE) VALUE(TEXT_NMI)
@@ -72,6 +76,8 @@ def test_every_field_lies_where_numpy_reads_it(layout: dict[str, tuple[int, int]
 
 def test_constants_agree(layout: dict[str, tuple[int, int]]) -> None:
     """Bits, hooks and losses have the same numbers on both sides, and every loss is in the one list of losses."""
+    assert layout["sizeof(struct settings)"][0] == struct.calcsize("=QII") + LAYOUT.size
+    assert layout["N_STACKS"][0] == 3
     assert layout["TRAP_SEEN_VECTOR"][0] == wire.SEEN_VECTOR
     assert layout["TRAP_SEEN_IRQ"][0] == wire.SEEN_IRQ
     assert layout["TRAP_SEEN_FRAME"][0] == wire.SEEN_FRAME
