@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -48,7 +49,7 @@ class MachineOptions:
         kernel: what to boot.
         cpus: number of virtual CPUs.
         memory: size of its memory, as QEMU takes it.
-        plugin: a TCG plugin to load; ``None``: none.
+        plugin: a TCG plugin to load, with its arguments as QEMU takes them; empty: none.
         arguments: more arguments for QEMU.
         append: more words for the kernel's command line.
         echo: where each line of the console goes besides the log.
@@ -57,7 +58,7 @@ class MachineOptions:
     kernel: Kernel
     cpus: int = 2
     memory: str = "2G"
-    plugin: Path | None = None
+    plugin: str = ""
     arguments: tuple[str, ...] = ()
     append: str = ""
     echo: Callable[[str], None] | None = field(default=None)
@@ -111,7 +112,7 @@ class Machine:
                 *("-serial", "chardev:channel"),
                 *("-qmp", f"unix:{sockets}/qmp,server=on,wait=off"),
             ]
-        plugin = ["-plugin", str(options.plugin)] if options.plugin else []
+        plugin = ["-plugin", options.plugin] if options.plugin else []
         return [
             *(QEMU, "-accel", "tcg,thread=multi", "-M", "pc", "-cpu", CPU),
             *("-smp", str(options.cpus), "-m", options.memory),
@@ -231,7 +232,8 @@ class _Monitor:
             return str(self._execute("human-monitor-command", {"command-line": command})).replace("\r\n", "\n")
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(BrokenPipeError):  # QEMU may be gone, and a command unsent
+            self._file.close()
         self._connection.close()
 
     def _execute(self, name: str, arguments: dict[str, str] | None = None) -> object:

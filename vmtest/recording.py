@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import argparse
+import queue
 import re
 import shlex
 import shutil
@@ -20,14 +21,19 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from vmtest import BUILD, HERE, KERNELS, ROOT
+from vmtest import HERE, KERNELS, ROOT
 from vmtest.kernels import Kernel, KernelError, ready
 from vmtest.machine import Channel, Machine, MachineFailed, MachineOptions, print_line
 from vmtest.shell import preamble
+from vmtest.strikes import Control, strike_all
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PROGRAMS: Final = ("window", "traps", "load")
 
@@ -55,6 +61,7 @@ class RecordingOptions:
         kernel: what to boot.
         seconds: length of the window, at least.
         nmis: how many NMIs to inject.
+        strikes: how often each of :data:`vmtest.strikes.STRIKES`, before those.
         limit_seconds: time limit of the whole guest.
         echo: show the guest's console.
         checkout: whose iretrace records.
@@ -63,6 +70,7 @@ class RecordingOptions:
     kernel: Kernel
     seconds: float = 6.0
     nmis: int = 60
+    strikes: int = 0
     limit_seconds: float = 900.0
     echo: bool = False
     checkout: Path = ROOT
@@ -92,69 +100,115 @@ def _record(options: RecordingOptions, out: Path) -> None:
     programs.mkdir(exist_ok=True)
     for name in PROGRAMS:
         _compile(HERE / "guest" / f"{name}.c", programs / name, ["-pthread"])
+    control_path = out / "control"
     machine_options = MachineOptions(
         kernel=options.kernel,
-        plugin=_plugin(),
+        plugin=f"{_plugin(programs)},control={control_path}",
         # NMIs from outside reach every CPU, not the first alone.
         append="apic_extnmi=all",
         arguments=("-d", "tid", "-D", str(out / "log.%d")),
         echo=print_line if options.echo else None,
     )
     recorder = ["python", str(HERE / "guest" / "record.py"), "/vmtest/programs", str(options.seconds), "/vmtest"]
+    recorder += ["inside"] if options.strikes else []
     script = f"{preamble(options.checkout)}exec {shlex.join(recorder)}\n"
-    with Machine(machine_options, out) as machine:
+    with Control(control_path) as control, Machine(machine_options, out) as machine:
         machine.start(script)
         if machine.channel is None:
             raise MachineFailed("no channel")
-        _serve(machine, machine.channel, options)
+        _Provoker(machine, machine.channel, control, options).serve()
         status = machine.wait(options.limit_seconds)
         if status != 0:
             raise machine.failed(f"recording ended with status {status}")
 
 
-def _serve(machine: Machine, channel: Channel, options: RecordingOptions) -> None:
-    """Do what the guest asks for until it is off."""
-    deadline = time.monotonic() + options.limit_seconds
-    provoker: threading.Thread | None = None
-    while True:
-        try:
-            request = channel.receive(1.0)
-        except TimeoutError:
-            if time.monotonic() > deadline:
-                raise machine.failed(f"not done within {options.limit_seconds:.0f} s") from None
-            continue
-        except ConnectionError:
-            break
+class _Provoker:
+    """Does what the guest asks for, and provokes what it cannot provoke itself, until it is off."""
+
+    def __init__(self, machine: Machine, channel: Channel, control: Control, options: RecordingOptions) -> None:
+        self._machine = machine
+        self._channel = channel
+        self._control = control
+        self._options = options
+        self._thread: threading.Thread | None = None
+        self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def serve(self) -> None:
+        """Answer the guest's requests.
+
+        Raises:
+            MachineFailed: not within the time.
+        """
+        deadline = time.monotonic() + self._options.limit_seconds
+        while True:
+            try:
+                request = self._channel.receive(1.0)
+            except TimeoutError:
+                if time.monotonic() > deadline:
+                    raise self._machine.failed(f"not done within {self._options.limit_seconds:.0f} s") from None
+                continue
+            except ConnectionError:
+                break
+            self._answer(request)
+        if self._thread is not None:
+            self._answers.put("")  # should it wait for the guest
+            self._thread.join()
+
+    def _answer(self, request: str) -> None:
         if request == "log on":
-            machine.monitor(f"log {LOG}")
-            channel.send("ok")
+            self._machine.monitor(f"log {LOG}")
+            self._channel.send("ok")
         elif request == "log off":
-            machine.monitor("log none")
-            channel.send("ok")
+            self._machine.monitor("log none")
+            self._channel.send("ok")
+        elif request == "symbols":
+            if self._options.strikes:
+                self._control.know(_functions(self._machine.share / "kallsyms"))
+            self._channel.send("ok")
         elif request == "provoke":
-            provoker = threading.Thread(target=_provoke, args=(machine, channel, options))
-            provoker.start()
-    if provoker is not None:
-        provoker.join()
+            self._thread = threading.Thread(target=self._provoke)
+            self._thread.start()
+        else:
+            self._answers.put(request)
+
+    def _provoke(self) -> None:
+        try:
+            said = [*self._strikes(), *self._spread()]
+        except (MachineFailed, OSError) as error:
+            with suppress(OSError):
+                self._channel.send(f"failed: {error}")
+            return
+        (self._machine.share / "monitor.txt").write_text("\n".join(said) + "\n")
+        self._channel.send(f"{len(said)} NMIs and machine checks were provoked")
+
+    def _strikes(self) -> Iterator[str]:
+        def settle() -> None:
+            self._channel.send("settle")
+            if self._answers.get() != "settled":
+                raise MachineFailed("the guest went off while it was struck")
+
+        yield from strike_all(self._control, self._machine.monitor, settle, self._options.strikes)
+
+    def _spread(self) -> Iterator[str]:
+        """NMIs spread over four fifths of the window, machine checks among them."""
+        nmis, n_checks = self._options.nmis, len(MACHINE_CHECKS)
+        after = {(number + 1) * nmis // (n_checks + 1): check for number, check in enumerate(MACHINE_CHECKS)}
+        for number in range(nmis):
+            for command in filter(None, (after.get(number), "nmi")):
+                answer = self._machine.monitor(command).strip()
+                yield f"{command}{': ' + answer if answer else ''}"
+            time.sleep(0.8 * self._options.seconds / nmis)
 
 
-def _provoke(machine: Machine, channel: Channel, options: RecordingOptions) -> None:
-    """NMIs spread over four fifths of the window, machine checks among them."""
-    pause = 0.8 * options.seconds / options.nmis
-    after = {(number + 1) * options.nmis // (len(MACHINE_CHECKS) + 1): mce for number, mce in enumerate(MACHINE_CHECKS)}
-    said = []
-    for number in range(options.nmis):
-        for command in filter(None, (after.get(number), "nmi")):
-            answer = machine.monitor(command).strip()
-            said.append(f"{command}{': ' + answer if answer else ''}")
-        time.sleep(pause)
-    (machine.share / "monitor.txt").write_text("\n".join(said) + "\n")
-    channel.send(f"{options.nmis} NMIs and {len(MACHINE_CHECKS)} machine checks were provoked")
+def _functions(path: Path) -> dict[str, int]:
+    """Addresses of a kernel's functions, from its /proc/kallsyms."""
+    with path.open() as lines:
+        parts = [line.split() for line in lines]
+    return {name: int(address, 16) for address, kind, name, *_ in parts if kind in "tT"}
 
 
-def _plugin() -> Path:
-    BUILD.mkdir(exist_ok=True)
-    return _compile(HERE / "plugin" / "iretlog.c", BUILD / "iretlog.so", ["-shared", "-fPIC"])
+def _plugin(directory: Path) -> str:
+    return str(_compile(HERE / "plugin" / "iretlog.c", directory / "iretlog.so", ["-shared", "-fPIC"]))
 
 
 def _compile(source: Path, target: Path, flags: list[str]) -> Path:
@@ -176,6 +230,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--kernel", default=KERNELS[0], metavar="PACKAGE", help=f"what to boot ({KERNELS[0]})")
     parser.add_argument("--seconds", type=float, default=6.0, help="length of the window (6)")
     parser.add_argument(
+        "--strikes", type=int, default=0, metavar="N", help="NMIs and #MCs inside each other, each so often"
+    )
+    parser.add_argument(
         "--checkout", type=Path, default=ROOT, metavar="DIR", help="whose iretrace records (this one's)"
     )
     chosen = parser.parse_args(arguments)
@@ -188,6 +245,7 @@ def main(arguments: list[str]) -> int:
         options = RecordingOptions(
             kernel=ready(chosen.kernel),
             seconds=chosen.seconds,
+            strikes=chosen.strikes,
             echo=True,
             checkout=chosen.checkout.resolve(),
         )
