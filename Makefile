@@ -52,7 +52,7 @@ lint: $(INSTALLED_DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# What needs neither root nor a browser nor an emulated machine, nor much time: a minute on two cores.
+# What needs neither root nor a browser nor an emulated machine, nor much time: about a minute on two cores.
 check: $(INSTALLED_DEV)
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target quick lint
 

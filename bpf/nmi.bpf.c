@@ -34,10 +34,11 @@ enum nesting { NOT_IN_NMI, IN_CHECK, IN_NMI, BEHIND_LAST_HANDLER };
 
 /*
  * Whether a trap came inside the NMI whose exit is held back: what it interrupted ran on the NMI's stack, or in a #DB or
- * machine check that had interrupted that. An NMI of the kernel's has a stack for itself, which stacks_below() knows, or at
- * most so many bytes below its pt_regs where the kernel's BTF does not tell; one of user mode's runs on its task's. Either may be the next NMI's or a later system call's by now: then its pt_regs are overwritten
- * (asm_exc_nmi, arch/x86/entry/entry_64.S). Of KASAN's task stacks, twice as large, only the upper half is asked: another
- * task's may lie below.
+ * machine check that had interrupted that. An NMI of the kernel's has a stack for itself, which stacks_below() knows; where
+ * the kernel's BTF does not tell, it is at most so many bytes below its pt_regs. One of user mode's runs on its task's.
+ * Either may be the next NMI's or a later system call's by now: then its pt_regs are overwritten (asm_exc_nmi,
+ * arch/x86/entry/entry_64.S). Of KASAN's task stacks, twice as large, only the upper half is asked: another task's may lie
+ * below.
  */
 #define NMI_STACK_BYTES  16384
 #define TASK_STACK_BYTES 16384

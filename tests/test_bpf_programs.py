@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import ctypes
     from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.slow  # they are compiled, and struck at each of their accesses to memory
+
 TIMER, RESCHEDULE = 0xEC, 0xFD
 TIMER_FUNCTION, BP_FUNCTION = "__sysvec_apic_timer_interrupt", "kprobe_int3_handler"
 IP, BP_IP = 0x9000, 0x7000
@@ -83,7 +85,6 @@ def everywhere(
         yield at, machine
 
 
-@pytest.mark.slow
 def test_an_nmi_that_was_claimed_ends_with_its_last_handler(machine: Machine) -> None:
     """Nothing follows behind it, so its exit is written at once, to the NMIs' ring."""
     machine.nmi(claimed=True, inside=[machine.breakpoint])

@@ -115,6 +115,7 @@ def test_calibrate_runs_no_module_of_the_working_directory(mallory: Stranger, mo
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["struct.py", "multiprocessing/__init__.py", "iretrace/__init__.py", "signal.py"])
 def test_workers_run_no_module_of_the_working_directory(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, module: str

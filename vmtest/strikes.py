@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+NMI: Final = "nmi"
+"""To every CPU (``apic_extnmi=all``)."""
 MACHINE_CHECK: Final = "mce -b {cpu} 9 0xbd000000000000c0 0x5 0x{page}00000000 0x8c"
 """As in ``recording.MACHINE_CHECKS``: an error that software may leave alone, told to every CPU."""
 PATIENCE_SECONDS: Final = 60.0
 """For what takes milliseconds on an idle host."""
 RAISED_SECONDS: Final = 0.01
-"""A machine check is queued by its CPU itself, so that the monitor answers only when that CPU goes on."""
+"""A machine check is queued by its CPU itself, so that the monitor answers only when that CPU goes on: it is let go
+when the monitor has had so long to ask. On a busy host the strike may come a little later."""
 
 _PLACES: Final = 16
 _LAYOUT: Final = struct.Struct(f"={_PLACES}QQQII")
@@ -62,12 +65,12 @@ class Strike:
 # exc_debug() is the kernel's #DB alone (DEFINE_IDTENTRY_DEBUG, arch/x86/kernel/traps.c), and all of these end by
 # irqentry_nmi_exit(); mce_end() lies behind mce_gen_pool_add() on every CPU (arch/x86/kernel/cpu/mce/core.c).
 STRIKES: Final = (
-    Strike(name="NMI in #MC, before its hook", trigger=MACHINE_CHECK, place="do_machine_check", action="nmi"),
-    Strike(name="NMI in #MC, behind its hook", trigger=MACHINE_CHECK, place="mce_end", action="nmi"),
-    Strike(name="#MC in NMI, before its handlers", trigger="nmi", place="default_do_nmi", action=MACHINE_CHECK),
-    Strike(name="#MC in NMI, behind its handlers", trigger="nmi", place="unknown_nmi_error", action=MACHINE_CHECK),
-    Strike(name="NMI in #DB, before its hook", trigger="", place="exc_debug", action="nmi"),
-    Strike(name="NMI in #DB, behind its hook", trigger="", first="exc_debug", place="irqentry_nmi_exit", action="nmi"),
+    Strike(name="NMI in #MC, before its hook", trigger=MACHINE_CHECK, place="do_machine_check", action=NMI),
+    Strike(name="NMI in #MC, behind its hook", trigger=MACHINE_CHECK, place="mce_end", action=NMI),
+    Strike(name="#MC in NMI, before its handlers", trigger=NMI, place="default_do_nmi", action=MACHINE_CHECK),
+    Strike(name="#MC in NMI, behind its handlers", trigger=NMI, place="unknown_nmi_error", action=MACHINE_CHECK),
+    Strike(name="NMI in #DB, before its hook", trigger="", place="exc_debug", action=NMI),
+    Strike(name="NMI in #DB, behind its hook", trigger="", first="exc_debug", place="irqentry_nmi_exit", action=NMI),
     Strike(name="#MC in #DB, before its hook", trigger="", place="exc_debug", action=MACHINE_CHECK),
 )
 
@@ -158,10 +161,14 @@ def strike_all(control: Control, say: Callable[[str], str], settle: Callable[[],
         if strike.trigger:
             raised(strike.trigger)
         control.wait(strike)
-        raising = threading.Thread(target=raised, args=(strike.action,))
-        raising.start()
-        raising.join(RAISED_SECONDS)
-        control.let_go()
-        raising.join()
+        if strike.action == NMI:
+            raised(strike.action)
+            control.let_go()
+        else:
+            raising = threading.Thread(target=raised, args=(strike.action,))
+            raising.start()
+            raising.join(RAISED_SECONDS)
+            control.let_go()
+            raising.join()
         yield strike.name
         settle()
