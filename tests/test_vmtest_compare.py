@@ -14,12 +14,14 @@ from vmtest.align import align, shifted
 from vmtest.compare import failures
 from vmtest.decisions import by_the_mail, class_of
 from vmtest.nesting import Nesting, nestings
-from vmtest.pairs import CpuReturns, MatchedReturns
+from vmtest.pairs import CpuReturns, MatchedReturns, still_counted
 from vmtest.report import CAUSES, Comparison, Difference, text
 from vmtest.seen import Entry, Return
 
 IDLE: Final = 0xFFFFFFFF81A592EB
 STACK: Final = 0xFFFFFFFF82A03E98
+USER_IP: Final = 0x401000
+USER_SP: Final = 0x7FFF0000
 SITE: Final = 0xFFFFFFFF81C01220
 
 # As QEMU 7.2 and the plugin wrote it: a timer that interrupts the idle loop, a breakpoint of user mode, their returns.
@@ -432,7 +434,25 @@ def test_an_nmi_that_ends_clears_the_count_of_what_is_open() -> None:
     ]
     found = nest(events)
     assert [found.below[at] for at in (2, 5, 6, 8)] == [(18,), (18, 2), (18,), (18,)]
-    assert [found.counted[at] for at in (2, 5, 6, 8)] == [(18,), (18, 2), (18,), ()]
+    assert [tuple(trap.vector for trap in found.counted[at]) for at in (2, 5, 6, 8)] == [(18,), (18, 2), (18,), ()]
+
+
+def test_a_trap_of_user_mode_whose_task_left_is_open_no_more() -> None:
+    """From the moment the trace has it leave; what came before is inside, and a trap of the kernel's stays open."""
+    debug, timer = taken(0, 1, ip=USER_IP, sp=USER_SP, cpl=3), taken(1)
+    left = replace(returned(10, 1, ip=USER_IP, sp=USER_SP, user=True), hook="sched_switch", tsc=30)
+    cpu = of_cpu(0, nest([debug, timer]), [debug, timer], [left], (0, 100))
+    assert still_counted(cpu, (debug, timer), 30) == (1, 0xEC)
+    assert still_counted(cpu, (debug, timer), 31) == (0xEC,)
+
+
+@pytest.mark.parametrize("by", ["an IRETQ that no trap is known of", "a trap"])
+def test_a_trap_of_user_mode_lies_below_nothing_once_user_mode_ran(by: str) -> None:
+    """It returned to a signal's handler, or its task left the CPU: what comes then is not inside it."""
+    ran = executed(1, ip=USER_IP + 8, user=True) if by != "a trap" else taken(1, 14, ip=USER_IP + 8, cpl=3)
+    found = nest([taken(0, 1, ip=USER_IP, sp=USER_SP, cpl=3), ran, taken(2, 3), executed(3)])
+    assert found.below[3][0] == 1
+    assert 1 not in [trap.vector for trap in found.counted[3]]
 
 
 def test_what_the_kernel_skipped_inside_an_nmi_is_told_from_what_was_lost() -> None:

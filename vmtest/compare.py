@@ -17,7 +17,7 @@ from iretrace.collect.kernel import Symbols, parse_kallsyms
 from iretrace.errors import IretraceError
 from iretrace.vectors import MC, NMI, PF
 from vmtest import decisions, entries, log, nesting, report, returns, seen
-from vmtest.pairs import CpuReturns, MatchedReturns, show_return
+from vmtest.pairs import CpuReturns, MatchedReturns, show_return, still_counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -215,7 +215,7 @@ def _add_returns(found: report.Comparison, matched: MatchedReturns, footer: Foot
             continue
         below = pair.cpu.nesting.below.get(pair.executed.at, ())
         kind = decisions.class_of(pair.trap, below)
-        counted = pair.cpu.nesting.counted.get(pair.executed.at, ())
+        counted = still_counted(pair.cpu, pair.cpu.nesting.counted.get(pair.executed.at, ()), pair.returned.tsc)
         judged = decisions.judge(pair.trap, pair.executed, counted, pair.returned, footer)
         if MC in counted:
             # Of the kernel's machine checks no hook shows the end, nor a bystander's beginning: what came inside one

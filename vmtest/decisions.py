@@ -55,7 +55,15 @@ def expected(policy: str, context: Context, below: tuple[int, ...]) -> str:
 def judge(
     trap: Taken, executed: Executed, below: tuple[int, ...], one: Return, footer: Footer
 ) -> dict[str, tuple[str, str]]:
-    """By policy: what it must decide, and what the replay says it does; ``below``: :attr:`Nesting.counted`."""
+    """By policy: what it must decide, and what the replay says it does.
+
+    Args:
+        trap: what returns.
+        executed: its IRETQ.
+        below: :func:`vmtest.pairs.still_counted`.
+        one: the replay's return.
+        footer: the trace's.
+    """
     context = Context(
         vector=trap.vector,
         ist=any(gate.vector == trap.vector and gate.ist for gate in footer.idt or ()),

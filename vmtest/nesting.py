@@ -35,15 +35,16 @@ class Nesting:
     Attributes:
         trap: by the IRETQ's place in the story, the trap it returns from; missing where none is open for it.
         below: by the IRETQ's place, vectors of the traps that were open below, the outermost first.
-        counted: by the IRETQ's place, those of them in which no NMI came and ended: the mail's nest count goes to zero
-            at an NMI's end, whatever else is open.
+        counted: by the IRETQ's place, those of them that a nest count still has: in which no NMI came and ended, since
+            the mail's goes to zero at an NMI's end, whatever else is open; and, of traps of user mode, those behind
+            which user mode has not run.
         returned_at: by the trap's place in the story, the place of its IRETQ.
         adopted: by the place of an IRETQ whose trap began on another CPU, that CPU.
     """
 
     trap: dict[int, Taken] = field(default_factory=dict)
     below: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    counted: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    counted: dict[int, tuple[Taken, ...]] = field(default_factory=dict)
     returned_at: dict[int, int] = field(default_factory=dict)
     adopted: dict[int, int] = field(default_factory=dict)
 
@@ -98,6 +99,7 @@ def _follow(
             if event.cpl == 3:
                 # User mode ran: an NMI or machine check whose end was missed is over.
                 still_open = [trap for trap in still_open if not _ends_first(trap)]
+                cleared |= _of_user_mode(still_open)
             if event.at not in gone:
                 still_open.append(event)
                 del still_open[:-_FORGET]
@@ -112,11 +114,21 @@ def _follow(
             found.trap[event.at] = still_open[index]
             found.returned_at[still_open[index].at] = event.at
             found.below[event.at] = tuple(trap.vector for trap in still_open[:index])
-            found.counted[event.at] = tuple(trap.vector for trap in still_open[:index] if trap.at not in cleared)
+            found.counted[event.at] = tuple(trap for trap in still_open[:index] if trap.at not in cleared)
             if still_open[index].vector == NMI:
                 cleared |= {trap.at for trap in still_open[:index]}
             del still_open[index]
+        if not event.to_kernel:
+            cleared |= _of_user_mode(still_open)
     return found
+
+
+def _of_user_mode(still_open: list[Taken]) -> set[int]:
+    """Places of those that are over, or gone with their task, once user mode runs: none lies below what follows.
+
+    Their IRETQ may have been one that no trap is known of, to a signal's handler; or is still to come.
+    """
+    return {trap.at for trap in still_open if trap.cpl == 3}
 
 
 def _ends_first(trap: Taken) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from vmtest.report import Difference, Tally
@@ -18,6 +19,10 @@ One = TypeVar("One")
 
 WAY_TO_USER: Final = "exit_to_user"
 """Hook of the returns that were seen on the way to user mode, with no way to be switched out any more."""
+
+
+SWITCHED_OUT: Final = "sched_switch"
+"""Hook of the returns of user mode's traps whose task left the CPU inside them."""
 
 
 @dataclass
@@ -47,6 +52,21 @@ class CpuReturns:
     taken: Sequence[Taken]
     entries: Sequence[tuple[Taken, Entry]]
     unseen: Mapping[int, str]
+
+    @cached_property
+    def left_at(self) -> Mapping[int, int]:
+        """By the place of a trap of user mode, the TSC at which its task left this CPU inside it, if it did."""
+        left = {one.entry_tsc: one.tsc for one in self.returns if one.hook == SWITCHED_OUT}
+        return {trap.at: left[entry.tsc] for trap, entry in self.entries if entry.tsc in left}
+
+
+def still_counted(cpu: CpuReturns, traps: Sequence[Taken], tsc: int) -> tuple[int, ...]:
+    """Vectors of the traps that a nest count has, at a time, of those that lay open below a return.
+
+    A trap of user mode whose task left the CPU inside it is over there, for the trace and for a count: what runs next
+    is not inside it. The emulator does not tell of tasks, so that the trace's own word is taken for it.
+    """
+    return tuple(trap.vector for trap in traps if tsc <= cpu.left_at.get(trap.at, tsc))
 
 
 @dataclass(frozen=True, kw_only=True)
